@@ -1,0 +1,52 @@
+/* cpu.h: inside the CPU backend: device and memory, the host's kernel tables, implementations. */
+#ifndef IV_BACKENDS_CPU_CPU_H
+#define IV_BACKENDS_CPU_CPU_H
+
+#include "../../runtime/plugin.h"
+#include "isa.h"
+
+/* Same layout as iv_params of kernels/portable.h. */
+typedef struct cpu_params {
+    int64_t off[IV_MAX_BUFS];
+    int64_t n[IV_KERNEL_INTS];
+    int64_t d[IV_KERNEL_FLOATS];
+    float f[IV_KERNEL_FLOATS];
+} cpu_params;
+
+/* Runs the groups [g0, g1) of a launch. */
+typedef void cpu_kernel_fn(uint8_t *const *buf, const cpu_params *p, int64_t g0, int64_t g1);
+typedef struct iv__host_kernel {
+    const char *file, *name, *sig;
+    cpu_kernel_fn *fn;
+} iv__host_kernel;
+/* [level] the instances of all kernel files at that level; each list ends with a NULL name.  The build
+ * writes this table from kernels/kernels.def. */
+extern const iv__host_kernel *const *const iv__host_kernels[IV__ISA_COUNT];
+
+/* Runs groups [g0, g1) of an element program (elem.c, once per level). */
+typedef void cpu_program_fn(const iv_program *p, uint8_t *const *buf, int64_t g0, int64_t g1);
+extern cpu_program_fn *const iv__host_programs[IV__ISA_COUNT];
+
+typedef struct cpu_device {
+    const iv_host *host;
+    int level;     /* instruction level in use */
+    int threads;
+} cpu_device;
+
+typedef struct cpu_memory {
+    uint8_t *ptr;
+    int64_t bytes;
+} cpu_memory;
+
+static inline void *iv__cpu_ptr(iv_buffer b)
+{
+    return b.mem ? ((cpu_memory *)b.mem)->ptr + b.offset : NULL;
+}
+
+/* Lists of implementations, each NULL-terminated; NULL where not built. */
+extern const iv_impl *const iv__cpu_gemm_impls[];
+extern const iv_impl *const iv__cpu_onednn_impls[];
+extern const iv_impl *const iv__cpu_blas_impls[];
+extern const iv_impl *const iv__cpu_conv_impls[];
+
+#endif

@@ -1,0 +1,347 @@
+/* gemm.c: blocking, threading and segments of the canonical matrix product; the arithmetic is in
+ * gemm_kernels.inc.
+ *
+ *     task      one block of c, at most MAX_M x MAX_N, of one product of the batch; a thread's share
+ *     k-block   at most MAX_K packed k: pack b's part of the block once (it stays in the second-level
+ *               cache), then for each panel of a: pack it (first level), run it against all of b
+ *     tile      mr x nr sums in registers
+ *
+ * The chain of an output element goes through the k-blocks in order; between them the tile's sums wait
+ * in scratch ("state").  So blocking never changes a bit.
+ *
+ * Segments.  A tile's state is a stack of `depth` tiles.  The running segment is on top; when segment
+ * s ends, s + 1 segments are in, and as many folds follow as s + 1 has trailing zero bits: a binary
+ * counter, whose final fold from the top gives the balanced tree.  Height = number of one bits in s, so
+ * the stack needs no variables.
+ */
+#include "backends/cpu/gemm.h"
+
+#include <string.h>
+
+#include "backends/cpu/gemm_ops.h"
+#include "backends/cpu/isa.h"
+#include "backends/cpu/team.h"
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+enum {
+    MAX_K = 384,       /* packed k in a block, of f32; half of it of f64 */
+    MAX_M = 480,       /* rows of c in a task; multiples of every mr and nr */
+    MAX_N = 384,
+    MAX_MR = 12,
+    MAX_NR = 32,
+    ALIGN = 64
+};
+
+static const iv__gemm_ops *const levels[IV__ISA_COUNT] = {
+#if defined(__x86_64__)
+    &iv__gemm_ops_v2, &iv__gemm_ops_v3, &iv__gemm_ops_v4
+#else
+    &iv__gemm_ops_base
+#endif
+};
+
+typedef struct plan {
+    const iv__gemm *g;
+    const iv__gemm_ops *ops;
+    const char *a, *b;
+    char *c, *scratch;
+    int64_t seg, seg_padded; /* k in a segment */
+    int64_t k_padded;        /* all segments */
+    int64_t kc;              /* packed k in a k-block */
+    int64_t mc, nc;          /* block of c in a task */
+    int64_t n_m, n_n;        /* tasks along m and n */
+    int64_t depth;           /* tiles in a state */
+    int64_t b_bytes, a_bytes, thread_bytes;
+    int64_t tile_elems;
+} plan;
+
+static int64_t i64_min(int64_t x, int64_t y)
+{
+    return x < y ? x : y;
+}
+
+static int64_t div_up(int64_t x, int64_t y)
+{
+    return x / y + (x % y != 0);
+}
+
+static int64_t round_up(int64_t x, int64_t y)
+{
+    return div_up(x, y) * y;
+}
+
+static int64_t type_bytes(iv__gemm_type t)
+{
+    return t == IV__GEMM_F64 ? 8 : t == IV__GEMM_F32 ? 4 : 2;
+}
+
+static int64_t sum_bytes(const iv__gemm *g)
+{
+    return g->in == IV__GEMM_F64 ? 8 : 4;
+}
+
+bool iv__gemm_accepts(const iv__gemm *g)
+{
+    bool types = (unsigned)g->in < IV__GEMM_TYPES && (unsigned)g->out < IV__GEMM_TYPES &&
+                 (g->in == IV__GEMM_F64) == (g->out == IV__GEMM_F64);
+    bool sizes = g->batch >= 0 && g->m >= 0 && g->n >= 0 && g->k >= 0;
+    return types && sizes && g->segments >= 1 && g->k % g->segments == 0;
+}
+
+/* ---- the plan ---- */
+
+static void plan_k(plan *p)
+{
+    const iv__gemm *g = p->g;
+    int64_t quantum = g->in == IV__GEMM_BF16 || g->in == IV__GEMM_F16 ? 32 : 1;
+    int64_t most = g->in == IV__GEMM_F64 ? MAX_K / 2 : MAX_K;
+    p->seg = g->k / g->segments;
+    p->seg_padded = round_up(p->seg, quantum);
+    p->k_padded = p->seg_padded * g->segments;
+    int64_t n_blocks = div_up(p->k_padded, most);
+    p->kc = n_blocks ? round_up(div_up(p->k_padded, n_blocks), 32) : 0;
+    p->depth = 1;
+    for (int64_t s = g->segments; s > 1; s /= 2) {
+        ++p->depth;
+    }
+}
+
+/* Scratch of a thread: a k-block of b, a panel of a, and the states of a task's tiles, or of one tile
+ * if there is one k-block.  Bounds that hold for every level and every splitting into tasks. */
+static void plan_scratch(plan *p)
+{
+    const iv__gemm *g = p->g;
+    int64_t e = sum_bytes(g);
+    int64_t n = i64_min(round_up(g->n, MAX_NR), MAX_N) + MAX_NR;
+    int64_t m = i64_min(round_up(g->m, MAX_MR), MAX_M) + MAX_MR;
+    int64_t sums = p->kc < p->k_padded ? m * n : MAX_MR * MAX_NR;
+    p->b_bytes = round_up(n * p->kc * e, ALIGN);
+    p->a_bytes = round_up(MAX_MR * p->kc * e, ALIGN);
+    p->thread_bytes = p->b_bytes + p->a_bytes + round_up(sums * p->depth * e, ALIGN);
+}
+
+/* Cuts m and n into blocks so that the slowest thread has least to do.  A block costs its products,
+ * and for packing about as much as 8 products for each of its rows and columns. */
+static void plan_tasks(plan *p, int n_threads)
+{
+    const iv__gemm *g = p->g;
+    int64_t mr = p->ops->mr[g->in], nr = p->ops->nr[g->in], best = INT64_MAX;
+    int64_t least_m = div_up(g->m, MAX_M), least_n = div_up(g->n, MAX_N);
+    for (int64_t i = 0; i <= n_threads; ++i) {
+        int64_t mc = round_up(div_up(g->m, least_m + i), mr), n_m = div_up(g->m, mc);
+        for (int64_t j = 0; j <= n_threads; ++j) {
+            int64_t nc = round_up(div_up(g->n, least_n + j), nr), n_n = div_up(g->n, nc);
+            int64_t rounds = div_up(g->batch * n_m * n_n, n_threads);
+            int64_t cost = rounds * (mc * nc + 8 * (mc + nc));
+            if (cost < best) {
+                best = cost;
+                p->mc = mc;
+                p->nc = nc;
+                p->n_m = n_m;
+                p->n_n = n_n;
+            }
+        }
+    }
+}
+
+size_t iv__gemm_scratch(const iv__gemm *g, int n_threads)
+{
+    plan p = {.g = g};
+    plan_k(&p);
+    plan_scratch(&p);
+    return (size_t)p.thread_bytes * (size_t)(n_threads < 1 ? 1 : n_threads);
+}
+
+/* ---- floating-point environment ---- */
+
+#if defined(__x86_64__)
+enum { FP_KEEP = 0x1f80, FP_FLUSH = 0x9fc0 }; /* exceptions masked, to nearest; | FTZ | DAZ */
+static unsigned fp_get(void)
+{
+    return _mm_getcsr();
+}
+static void fp_set(unsigned mode)
+{
+    _mm_setcsr(mode);
+}
+#else
+enum { FP_KEEP, FP_FLUSH };
+static unsigned fp_get(void)
+{
+    return 0;
+}
+static void fp_set(unsigned mode)
+{
+    (void)mode;
+}
+#endif
+
+/* ---- one tile ---- */
+
+/* Continues a tile over the packed range [p0, p1), through the segments in it. */
+static void tile_sum(const plan *p, int64_t p0, int64_t p1, const char *a, const char *b, char *state,
+                     int64_t rows, int64_t cols)
+{
+    const iv__gemm *g = p->g;
+    int64_t e = sum_bytes(g), tile = p->tile_elems * e;
+    int64_t a_step = p->ops->mr[g->in] * e, b_step = p->ops->nr[g->in] * e;
+    while (p0 < p1) {
+        int64_t s = p0 / p->seg_padded, end = i64_min((s + 1) * p->seg_padded, p1);
+        char *top = state + __builtin_popcountll((uint64_t)s) * tile;
+        if (p0 == s * p->seg_padded) {
+            memset(top, 0, (size_t)tile);
+        }
+        p->ops->chain[g->in](end - p0, a, b, top, rows, cols);
+        a += (end - p0) * a_step;
+        b += (end - p0) * b_step;
+        p0 = end;
+        if (end == (s + 1) * p->seg_padded) {
+            for (int64_t done = s + 1; done % 2 == 0; done /= 2) {
+                p->ops->fold[g->in](top - tile, top, p->tile_elems);
+                top -= tile;
+            }
+        }
+    }
+}
+
+/* Folds what is left on the stack, runs the epilogue and stores. */
+static void tile_finish(const plan *p, char *state, int64_t batch, int64_t row, int64_t rows,
+                        int64_t col, int64_t cols)
+{
+    const iv__gemm *g = p->g;
+    int64_t tile = p->tile_elems * sum_bytes(g);
+    for (int64_t i = __builtin_popcountll((uint64_t)g->segments) - 1; i > 0; --i) {
+        p->ops->fold[g->in](state + (i - 1) * tile, state + i * tile, p->tile_elems);
+    }
+    fp_set(FP_KEEP);
+    int64_t ld = p->ops->nr[g->in];
+    if (g->epilogue) {
+        g->epilogue(g->epilogue_ctx, state, batch, row, rows, col, cols, ld);
+    }
+    char *c = p->c + (batch * g->c_bs + row * g->c_rs + col) * type_bytes(g->out);
+    p->ops->store[g->out](c, g->c_rs, state, ld, rows, cols);
+}
+
+/* ---- one task ---- */
+
+typedef struct block {
+    int64_t batch, row, col, rows, cols;
+    int64_t p0, p1; /* packed k */
+    char *b, *a, *states;
+} block;
+
+static block task_block(const plan *p, int64_t task, int thread)
+{
+    const iv__gemm *g = p->g;
+    block t = {.batch = task / (p->n_m * p->n_n),
+               .col = task / p->n_m % p->n_n * p->nc,
+               .row = task % p->n_m * p->mc};
+    t.rows = i64_min(p->mc, g->m - t.row);
+    t.cols = i64_min(p->nc, g->n - t.col);
+    t.b = p->scratch + thread * p->thread_bytes;
+    t.a = t.b + p->b_bytes;
+    t.states = t.a + p->a_bytes;
+    return t;
+}
+
+static void b_pack(const plan *p, const block *t)
+{
+    const iv__gemm *g = p->g;
+    int64_t nr = p->ops->nr[g->in], e = type_bytes(g->in);
+    const char *src = p->b + (t->batch * g->b_bs + t->col * g->b_cs) * e;
+    iv__gemm_panel q = {.w = nr, .w_stride = g->b_cs, .k_stride = g->b_rs, .p0 = t->p0, .p1 = t->p1,
+                        .seg = p->seg, .seg_padded = p->seg_padded};
+    for (int64_t j = 0; j < t->cols; j += nr) {
+        q.n_w = i64_min(nr, t->cols - j);
+        p->ops->pack[g->in](t->b + j * (t->p1 - t->p0) * sum_bytes(g), src + j * g->b_cs * e, &q);
+    }
+}
+
+static void a_pack(const plan *p, const block *t, int64_t i)
+{
+    const iv__gemm *g = p->g;
+    int64_t mr = p->ops->mr[g->in];
+    iv__gemm_panel q = {.w = mr, .n_w = i64_min(mr, t->rows - i), .w_stride = g->a_rs,
+                        .k_stride = g->a_cs, .p0 = t->p0, .p1 = t->p1, .seg = p->seg,
+                        .seg_padded = p->seg_padded};
+    int64_t at = t->batch * g->a_bs + (t->row + i) * g->a_rs;
+    p->ops->pack[g->in](t->a, p->a + at * type_bytes(g->in), &q);
+}
+
+/* A panel of a against all panels of b, over one k-block. */
+static void panel_run(const plan *p, const block *t, int64_t i)
+{
+    const iv__gemm *g = p->g;
+    int64_t mr = p->ops->mr[g->in], nr = p->ops->nr[g->in], e = sum_bytes(g);
+    int64_t rows = i64_min(mr, t->rows - i), state_bytes = p->depth * p->tile_elems * e;
+    bool one_block = p->kc >= p->k_padded;
+    unsigned mode = g->in == IV__GEMM_BF16 && p->ops->uses_ftz ? FP_FLUSH : FP_KEEP;
+    for (int64_t j = 0; j < t->cols; j += nr) {
+        int64_t cols = i64_min(nr, t->cols - j);
+        int64_t index = i / mr * div_up(t->cols, nr) + j / nr;
+        char *state = t->states + (one_block ? 0 : index * state_bytes);
+        fp_set(mode);
+        tile_sum(p, t->p0, t->p1, t->a, t->b + j * (t->p1 - t->p0) * e, state, rows, cols);
+        if (t->p1 == p->k_padded) {
+            tile_finish(p, state, t->batch, t->row + i, rows, t->col + j, cols);
+        }
+        fp_set(FP_KEEP);
+    }
+}
+
+/* k == 0: there is nothing to sum, but zeros to store. */
+static void zero_run(const plan *p, const block *t)
+{
+    const iv__gemm *g = p->g;
+    int64_t mr = p->ops->mr[g->in], nr = p->ops->nr[g->in];
+    for (int64_t i = 0; i < t->rows; i += mr) {
+        for (int64_t j = 0; j < t->cols; j += nr) {
+            memset(t->states, 0, (size_t)(p->depth * p->tile_elems * sum_bytes(g)));
+            tile_finish(p, t->states, t->batch, t->row + i, i64_min(mr, t->rows - i), t->col + j,
+                        i64_min(nr, t->cols - j));
+        }
+    }
+}
+
+static void tasks_run(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const plan *p = arg;
+    unsigned mode = fp_get();
+    fp_set(FP_KEEP);
+    for (int64_t task = begin; task < end; ++task) {
+        block t = task_block(p, task, thread);
+        /* The tasks of one column of blocks follow each other: with one k-block, b stays packed. */
+        bool packed = p->kc >= p->k_padded && task > begin && task % p->n_m != 0;
+        if (p->k_padded == 0) {
+            zero_run(p, &t);
+        }
+        for (; t.p0 < p->k_padded; t.p0 = t.p1) {
+            t.p1 = i64_min(t.p0 + p->kc, p->k_padded);
+            if (!packed) {
+                b_pack(p, &t);
+            }
+            for (int64_t i = 0; i < t.rows; i += p->ops->mr[p->g->in]) {
+                a_pack(p, &t, i);
+                panel_run(p, &t, i);
+            }
+        }
+    }
+    fp_set(mode);
+}
+
+void iv__gemm_run(const iv__gemm *g, int isa_level, const void *a, const void *b, void *c,
+                  void *scratch)
+{
+    if (g->batch == 0 || g->m == 0 || g->n == 0) {
+        return;
+    }
+    plan p = {.g = g, .ops = levels[isa_level], .a = a, .b = b, .c = c, .scratch = scratch};
+    p.tile_elems = (int64_t)p.ops->mr[g->in] * p.ops->nr[g->in];
+    plan_k(&p);
+    plan_scratch(&p);
+    plan_tasks(&p, iv__team_size());
+    iv__team_for(g->batch * p.n_m * p.n_n, 1, tasks_run, &p);
+}

@@ -1,0 +1,53 @@
+/* gemm_ops.h: what one level's compilation of gemm_kernels.inc offers to gemm.c.
+ *
+ * Panels.  A packed panel holds w rows of a (or columns of b) as compute type (f32, f64), k-major:
+ *
+ *     panel[p * w + i]      p: packed k, i in [0, w)
+ *
+ * w is mr for a and nr for b.  For bf16 and f16 every segment is padded with zeros to a multiple of
+ * 32, and inside a block of 32 the even k come first, then the odd ones, so that the two chains of
+ * rule 5 run over contiguous memory with the full register tile each.
+ *
+ * Tiles.  An accumulator tile is [mr][nr] of f32 or f64, 64-byte aligned.
+ */
+#ifndef IV_BACKENDS_CPU_GEMM_OPS_H
+#define IV_BACKENDS_CPU_GEMM_OPS_H
+
+#include "backends/cpu/gemm.h"
+
+/* Which part of which operand to pack. */
+typedef struct iv__gemm_panel {
+    int64_t w;         /* width of the panel */
+    int64_t n_w;       /* of these exist; the rest is zero */
+    int64_t w_stride;  /* strides of the source, in elements */
+    int64_t k_stride;
+    int64_t p0, p1;    /* range of packed k; multiples of 32 for 16-bit types, except the end */
+    int64_t seg;       /* k in a segment */
+    int64_t seg_padded;
+} iv__gemm_panel;
+
+typedef struct iv__gemm_ops {
+    int32_t mr[IV__GEMM_TYPES]; /* rows and columns of a tile, by input type */
+    int32_t nr[IV__GEMM_TYPES];
+    bool uses_ftz; /* bf16 chain and fold want flush-to-zero set; else they flush by themselves */
+
+    /* Packs a panel, by input type; src is the first row or column of the panel at k = 0. */
+    void (*pack[IV__GEMM_TYPES])(void *dst, const void *src, const iv__gemm_panel *q);
+    /* Continues the sums of the tile over `steps` packed k (a multiple of 32 for 16-bit types); only
+     * the first `rows` and `cols` are asked for, the others are left undefined. */
+    void (*chain[IV__GEMM_TYPES])(int64_t steps, const void *a, const void *b, void *acc,
+                                  int64_t rows, int64_t cols);
+    /* dst[i] += src[i], over n elements: one fold of two segments' tiles. */
+    void (*fold[IV__GEMM_TYPES])(void *dst, const void *src, int64_t n);
+    /* Converts and stores a tile, by output type, to c with row stride c_rs. */
+    void (*store[IV__GEMM_TYPES])(void *c, int64_t c_rs, const void *acc, int64_t ld, int64_t rows,
+                                  int64_t cols);
+} iv__gemm_ops;
+
+#if defined(__x86_64__)
+extern const iv__gemm_ops iv__gemm_ops_v2, iv__gemm_ops_v3, iv__gemm_ops_v4;
+#else
+extern const iv__gemm_ops iv__gemm_ops_base;
+#endif
+
+#endif

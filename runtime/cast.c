@@ -1,0 +1,159 @@
+/* cast.c: gives every value its element type under a precision policy and inserts the casts.
+ *
+ * The policy names three types: full (masters, losses, statistics), compute (what parameters and
+ * inputs look like to the graph) and low (what IV_CAST_LOWER runs in).  Nodes are visited in order;
+ * an input of another type than the node wants is cast once and the cast is shared.  So a parameter
+ * is lowered once, however often it is used. */
+#include "graph.h"
+
+/* Inputs and outputs that stay in the full type whatever the class: weights and statistics of norms,
+ * row statistics of losses and attention (kernels declare them as A). */
+static const struct {
+    iv__op op;
+    uint8_t in, out; /* bit per input, output */
+} full_slots[] = {
+    {IV_OP_MATMUL, 4, 0},             {IV_OP_CONV2D, 4, 0},
+    {IV_OP_ATTENTION, 0, 2},          {IV_OP_ATTENTION_GRAD, 16, 0},    {IV_OP_XENT, 0, 3},
+    {IV_OP_XENT_GRAD, 4 + 8, 0},      {IV_OP_LAYERNORM, 2 + 4, 2 + 4},  {IV_OP_LAYERNORM_GRAD, 4 + 8 + 16, 0},
+    {IV_OP_LAYERNORM_WGRAD, 4 + 8, 3}, {IV_OP_RMSNORM, 2, 2},           {IV_OP_RMSNORM_GRAD, 4 + 8, 0},
+    {IV_OP_RMSNORM_WGRAD, 4, 1},      {IV_OP_BATCHNORM, 2 + 4, 2 + 4},  {IV_OP_BATCHNORM_GRAD, 4 + 8 + 16, 0},
+    {IV_OP_BATCHNORM_WGRAD, 4 + 8, 3}, {IV_OP_BATCHNORM_RUNNING, 15, 3}, {IV_OP_EMBEDDING_GRAD, 0, 1},
+};
+
+typedef struct caster {
+    iv_graph *g;
+    iv_dtype full, compute, low;
+    iv__node *nodes; /* the new list */
+    int64_t n_nodes, cap_nodes;
+    int32_t (*casts)[IV_DTYPE_COUNT]; /* [values] id + 1 of the cast to a type, 0: none */
+    int64_t cap_casts;
+} caster;
+
+static iv_dtype widest(iv_dtype a, iv_dtype b)
+{
+    if (a == b) return a;
+    if (a == IV_F64 || b == IV_F64) return IV_F64;
+    return IV_F32; /* f32 with a 16-bit type, or the two 16-bit types */
+}
+
+static iv_status emit(caster *c, const iv__node *n)
+{
+    IV_TRY(iv__reserve(&c->nodes, &c->cap_nodes, c->n_nodes + 1, sizeof(*c->nodes), "nodes"));
+    c->nodes[c->n_nodes] = *n;
+    for (int32_t i = 0; i < n->n_out; ++i) c->g->values[n->out[i]].node = (int32_t)c->n_nodes;
+    ++c->n_nodes;
+    return IV_OK;
+}
+
+/* The value v in type t: v itself, what v was widened from, an earlier cast, or a new one. */
+static iv_status as_type(caster *c, int32_t v, iv_dtype t, int32_t *out)
+{
+    iv_graph *g = c->g;
+    *out = v;
+    if (g->values[v].dtype == t || !iv_dtype_is_float(g->values[v].dtype)) return IV_OK;
+    int32_t from = g->values[v].node;
+    if (from >= 0 && c->nodes[from].op == IV_OP_CAST && g->values[c->nodes[from].in[0]].dtype == t &&
+        iv_dtype_bytes(t) < iv_dtype_bytes(g->values[v].dtype)) {
+        *out = c->nodes[from].in[0]; /* widening and narrowing back is exact */
+        return IV_OK;
+    }
+    IV_TRY(iv__reserve(&c->casts, &c->cap_casts, g->n_values + 1, sizeof(*c->casts), "casts"));
+    if (c->casts[v][t]) {
+        *out = c->casts[v][t] - 1;
+        return IV_OK;
+    }
+    iv__value value = {.dtype = t, .shape = g->values[v].shape, .node = -1, .grad = -1, .updates = -1,
+                       .batch = g->values[v].batch,
+                       .name = iv__graph_name(g, "%s:%s", g->values[v].name, iv_dtype_name(t))};
+    IV_TRY(iv__reserve(&g->values, &g->cap_values, g->n_values + 1, sizeof(*g->values), "values"));
+    int32_t id = (int32_t)g->n_values++;
+    g->values[id] = value;
+    iv__node n = {.op = IV_OP_CAST, .n_in = 1, .n_out = 1, .in = {v}, .out = {id}, .name = value.name};
+    IV_TRY(emit(c, &n));
+    c->casts[v][t] = id + 1;
+    *out = id;
+    return IV_OK;
+}
+
+/* What the node computes in, by its class. */
+static iv_dtype node_type(const caster *c, const iv__node *n, iv_cast_class cls, uint8_t full_in)
+{
+    iv_dtype t = c->full;
+    bool first = true;
+    if (cls == IV_CAST_LOWER) return c->low;
+    if (cls == IV_CAST_F32) return c->full;
+    for (int32_t i = 0; i < n->n_in; ++i) {
+        iv_dtype ti = c->g->values[n->in[i]].dtype;
+        if (!iv_dtype_is_float(ti) || (full_in >> i & 1)) continue;
+        t = first || cls == IV_CAST_KEEP ? (first ? ti : t) : widest(t, ti);
+        first = false;
+    }
+    return t;
+}
+
+static iv_status cast_node(caster *c, const iv__node *old, iv_cast_class cls)
+{
+    uint8_t full_in = 0, full_out = 0;
+    for (int64_t i = 0; i < IV_COUNT(full_slots); ++i)
+        if (full_slots[i].op == old->op) {
+            full_in = full_slots[i].in;
+            full_out = full_slots[i].out;
+        }
+    iv__node n = *old;
+    iv_dtype t = node_type(c, &n, cls, full_in);
+    if (n.op != IV_OP_CAST)
+        for (int32_t i = 0; i < n.n_in; ++i)
+            IV_TRY(as_type(c, n.in[i], full_in >> i & 1 ? c->full : t, &n.in[i]));
+    for (int32_t i = 0; i < n.n_out; ++i) {
+        iv__value *v = &c->g->values[n.out[i]];
+        if (!iv_dtype_is_float(v->dtype) || n.op == IV_OP_CAST) continue;
+        bool full = (full_out >> i & 1) || (v->full && cls == IV_CAST_LOWER);
+        v->dtype = full ? c->full : t;
+    }
+    return emit(c, &n);
+}
+
+static void type_leaves(caster *c)
+{
+    iv_graph *g = c->g;
+    for (int64_t i = 0; i < g->n_values; ++i) {
+        iv__value *v = &g->values[i];
+        if (v->node >= 0 || !iv_dtype_is_float(v->dtype)) continue;
+        bool scalar = v->role == IV_ROLE_INPUT && v->shape.rank == 0; /* loss scale, target count */
+        v->dtype = scalar || v->role == IV_ROLE_STATE ? c->full : c->compute;
+    }
+}
+
+/* A parameter's gradient is in the full type, whatever made it. */
+static iv_status cast_gradients(caster *c)
+{
+    for (int64_t i = 0; i < c->g->n_values; ++i) {
+        if (c->g->values[i].role != IV_ROLE_PARAM || c->g->values[i].grad < 0) continue;
+        int32_t d;
+        IV_TRY(as_type(c, c->g->values[i].grad, c->full, &d));
+        c->g->values[i].grad = d;
+    }
+    return IV_OK;
+}
+
+iv_status iv__graph_cast(iv_graph *g, const iv_precision *policy, void *self)
+{
+    caster c = {.g = g, .full = policy->master(self), .compute = policy->compute(self), .low = policy->low(self)};
+    iv_status s = iv__reserve(&c.casts, &c.cap_casts, g->n_values + 1, sizeof(*c.casts), "casts");
+    type_leaves(&c);
+    for (int64_t i = 0; s == IV_OK && i < g->n_nodes; ++i) {
+        const iv__op_info *op = &iv__ops[g->nodes[i].op];
+        s = cast_node(&c, &g->nodes[i], policy->classify ? policy->classify(self, op->name, op->cast) : op->cast);
+    }
+    if (s == IV_OK) s = cast_gradients(&c);
+    free(c.casts);
+    if (s != IV_OK) {
+        free(c.nodes);
+        return s;
+    }
+    free(g->nodes);
+    g->nodes = c.nodes;
+    g->n_nodes = c.n_nodes;
+    g->cap_nodes = c.cap_nodes;
+    return IV_OK;
+}

@@ -1,0 +1,37 @@
+/* open.c: from a configuration to a trainer: data, model specification, trainer. */
+#include "cli.h"
+
+static iv_status open_run(bool with_data, iv__cli_run *r)
+{
+    const iv_config *config = r->config;
+    const char *source = iv_config_str(config, "data.train");
+    iv_status s = iv_plugins_load(iv_config_str(config, "plugins"));
+    if (s != IV_OK) return s;
+    if (with_data && *source) {
+        s = iv_dataset_open(source, iv_config_int(config, "model.context"),
+                            iv_config_float(config, "data.val_fraction"), &r->data);
+        if (s != IV_OK) return s;
+        iv_dataset_info_get(r->data, &r->info);
+    }
+    s = iv_model_spec_from(config, r->data ? &r->info : NULL, &r->spec);
+    if (s != IV_OK) return s;
+    return iv_trainer_open(config, r->data, iv_model_build, &r->spec, &r->trainer);
+}
+
+int iv__cli_open(const iv__cli *c, iv_config *config, bool with_data, iv__cli_run *r)
+{
+    *r = (iv__cli_run){.config = config};
+    const iv_status s = open_run(with_data, r);
+    if (s == IV_OK) return 0;
+    const int status = iv__cli_status(c, s);
+    iv__cli_close(r);
+    return status;
+}
+
+void iv__cli_close(iv__cli_run *r)
+{
+    iv_trainer_close(r->trainer);
+    iv_dataset_close(r->data);
+    iv_config_free(r->config);
+    *r = (iv__cli_run){0};
+}

@@ -1,0 +1,124 @@
+/* show.c: `invar devices`, `plugins` and `env`: tables of what is there.  With --json one object a
+ * line. */
+#include "cli.h"
+
+#include <stdlib.h>
+
+/* "name":"text", with a comma before it unless it is the first. */
+static void member(const char *name, const char *text)
+{
+    printf(",\"%s\":", name);
+    if (text) iv__json_text(stdout, text);
+    else fputs("null", stdout);
+}
+
+static const char *truth(bool b)
+{
+    return b ? "true" : "false";
+}
+
+static void device_json(const iv_device_entry *d)
+{
+    fputs("{\"name\":", stdout);
+    iv__json_text(stdout, d->name);
+    printf(",\"usable\":%s", truth(!d->why[0]));
+    if (d->why[0]) {
+        member("why", d->why);
+    } else {
+        member("description", d->description);
+        member("vendor", d->vendor);
+        member("driver", d->driver);
+        member("arch", d->arch);
+        member("notes", d->notes);
+        printf(",\"mem_bytes\":%lld,\"mem_free\":%lld,\"units\":%d,\"f64\":%s,\"exact\":%s,"
+               "\"native_bf16\":%s,\"native_f16\":%s",
+               (long long)d->mem_bytes, (long long)d->mem_free, d->units, truth(d->f64),
+               truth(d->exact), truth(d->native_bf16), truth(d->native_f16));
+    }
+    puts("}");
+}
+
+static void device_text(const iv_device_entry *d)
+{
+    char all[32], left[32];
+    if (d->why[0]) {
+        printf("%-10s not usable: %s\n", d->name, d->why);
+        return;
+    }
+    iv__print_bytes(all, d->mem_bytes);
+    iv__print_bytes(left, d->mem_free);
+    printf("%-10s %s\n", d->name, d->description);
+    printf("%10s %d units, %s of memory, %s free%s%s\n", "", d->units, all, left,
+           d->arch[0] ? ", " : "", d->arch);
+    printf("%10s f32 native, f64 %s, bf16 %s, f16 %s; invariant numerics: %s\n", "",
+           d->f64 ? "native" : "no", d->native_bf16 ? "native" : "emulated",
+           d->native_f16 ? "native" : "emulated", d->exact ? "yes" : "no");
+    if (d->driver[0]) printf("%10s driver %s\n", "", d->driver);
+    if (d->notes[0]) printf("%10s %s\n", "", d->notes);
+}
+
+int iv__cli_devices(iv__cli *c)
+{
+    iv_device_entry *devices;
+    int64_t n;
+    const iv_status s = iv_devices_list(&devices, &n);
+    if (s != IV_OK) return iv__cli_status(c, s);
+    for (int64_t i = 0; i < n; ++i) {
+        if (c->json) device_json(&devices[i]);
+        else device_text(&devices[i]);
+    }
+    free(devices);
+    return 0;
+}
+
+static void plugin_json(const iv_plugin_info *p)
+{
+    fputs("{\"kind\":", stdout);
+    iv__json_text(stdout, p->kind);
+    member("name", p->name);
+    member("version", p->version);
+    member("summary", p->summary);
+    member("origin", p->origin);
+    member("refused", p->refused[0] ? p->refused : NULL);
+    puts("}");
+}
+
+static void plugin_text(const iv_plugin_info *p, bool verbose)
+{
+    if (p->refused[0]) {
+        if (verbose) printf("%-11s %-14s refused: %s\n", p->kind, p->name, p->refused);
+        return;
+    }
+    printf("%-11s %-14s %s\n", p->kind, p->name, p->summary ? p->summary : "");
+    if (verbose)
+        printf("%26s loaded, version %s, %s\n", "", p->version ? p->version : "?", p->origin);
+}
+
+int iv__cli_plugins(iv__cli *c)
+{
+    iv_plugin_info p;
+    for (int32_t i = 0; iv_plugin_entry(i, &p); ++i) {
+        if (c->json) plugin_json(&p);
+        else plugin_text(&p, c->verbose);
+    }
+    return 0;
+}
+
+int iv__cli_env(iv__cli *c)
+{
+    const int64_t n = iv_env_count();
+    for (int64_t i = 0; i < n; ++i) {
+        const char *help, *value, *name = iv_env_entry(i, &help, &value);
+        if (c->json) {
+            fputs("{\"name\":", stdout);
+            iv__json_text(stdout, name);
+            member("value", value);
+            member("help", help);
+            puts("}");
+        } else {
+            printf("%-18s %s%s%s\n", name, help, value ? "\n" : "", "");
+            if (value) printf("%18s = %s\n", "", value);
+        }
+    }
+    return 0;
+}

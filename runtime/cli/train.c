@@ -1,0 +1,204 @@
+/* train.c: `invar train`: opens what the configuration names, runs iv_trainer_fit and tells how it
+ * goes: as JSON lines on stdout (--json), or as progress on stderr and a summary on stdout.
+ *
+ * SIGINT and SIGTERM only set a flag.  The loop asks for it after each step, saves a checkpoint and
+ * returns IV_INTERRUPTED; the exit status is then 130 or 143. */
+#include "cli.h"
+
+#include <math.h>
+#include <signal.h>
+#include <string.h>
+
+static volatile sig_atomic_t caught_signal;
+
+static void on_signal(int number)
+{
+    caught_signal = number;
+}
+
+static void catch_signals(void)
+{
+    struct sigaction a = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    sigemptyset(&a.sa_mask);
+    sigaction(SIGINT, &a, NULL);
+    sigaction(SIGTERM, &a, NULL);
+    /* A reader that goes away must not end the run before its checkpoint. */
+    a.sa_handler = SIG_IGN;
+    sigaction(SIGPIPE, &a, NULL);
+}
+
+typedef struct session {
+    bool json;
+    int64_t every; /* log.every */
+    iv__progress progress;
+    char saved[1024]; /* the last checkpoint, or "" */
+    int64_t saved_step, step;
+} session;
+
+static void member(const char *name, double value)
+{
+    printf("\"%s\":", name);
+    iv__json_number(stdout, value);
+}
+
+static void json_step(const iv_step_report *r)
+{
+    printf("{\"step\":%lld,", (long long)r->step);
+    member("loss", r->loss);
+    putchar(',');
+    member("lr", r->lr);
+    putchar(',');
+    member("tokens_per_s", r->tokens_per_s);
+    putchar(',');
+    if (!(r->tokens_per_s > 0)) {
+        member("samples_per_s", r->samples_per_s);
+        putchar(',');
+    }
+    member("grad_norm", r->grad_norm);
+    putchar(',');
+    member("scale", r->scale);
+    puts(r->skipped ? ",\"skipped\":true}" : "}");
+    fflush(stdout);
+}
+
+static void on_step(void *ctx, const iv_step_report *r)
+{
+    session *s = ctx;
+    if (s->step == 0 && r->step > 1 && !s->json)
+        iv__progress_line(&s->progress, "resumed after step %lld", (long long)r->step - 1);
+    s->step = r->step;
+    if (!s->json) iv__progress_step(&s->progress, r);
+    else if (r->step % s->every == 0 || r->step == s->progress.max_steps) json_step(r);
+}
+
+static void on_eval(void *ctx, int64_t step, double loss, double accuracy)
+{
+    session *s = ctx;
+    if (s->json) {
+        printf("{\"step\":%lld,", (long long)step);
+        member("val_loss", loss);
+        if (accuracy >= 0) {
+            putchar(',');
+            member("val_accuracy", accuracy);
+        }
+        puts("}");
+        fflush(stdout);
+    } else if (accuracy >= 0) {
+        iv__progress_line(&s->progress, "step %lld: validation loss %.4f, accuracy %.2f %%",
+                          (long long)step, loss, 100 * accuracy);
+    } else {
+        iv__progress_line(&s->progress, "step %lld: validation loss %.4f", (long long)step, loss);
+    }
+}
+
+static void on_save(void *ctx, int64_t step, const char *path)
+{
+    session *s = ctx;
+    snprintf(s->saved, sizeof(s->saved), "%s", path);
+    s->saved_step = step;
+    if (!s->json) iv__progress_line(&s->progress, "step %lld: saved %s", (long long)step, path);
+}
+
+static int stop(void *ctx)
+{
+    (void)ctx;
+    return caught_signal != 0 || ferror(stdout);
+}
+
+static void on_log(void *ctx, iv_log_level level, const char *line)
+{
+    session *s = ctx;
+    (void)level;
+    iv__progress_line(&s->progress, "invar: %s", line);
+}
+
+static void print_start(const iv__cli_run *r)
+{
+    iv_trainer_info t;
+    char parameters[32], samples[32];
+    iv_trainer_info_get(r->trainer, &t);
+    iv__print_count(parameters, (double)t.parameters);
+    iv__print_count(samples,
+                    (double)(t.is_tokens ? r->info.tokens[IV_TRAIN] : r->info.samples[IV_TRAIN]));
+    fprintf(stderr, "%s: %s parameters on %s, %s, numerics %s\n",
+            iv_config_str(r->config, "model.name"), parameters, t.device, t.precision, t.numerics);
+    fprintf(stderr, "%s: %s %s for training; %lld a step\n", iv_config_str(r->config, "data.train"),
+            samples, t.is_tokens ? "tokens" : "samples",
+            (long long)(t.batch * t.accumulate * (t.is_tokens ? r->spec.sample.dim[0] : 1)));
+}
+
+static void print_end(const session *s, const iv_fit_result *f)
+{
+    if (s->json) {
+        printf("{\"done\":true,\"steps\":%lld,", (long long)f->steps);
+        member("loss", f->loss);
+        putchar(',');
+        member("val_loss", f->val_loss);
+        if (f->val_accuracy >= 0) {
+            putchar(',');
+            member("val_accuracy", f->val_accuracy);
+        }
+        printf(",\"hash\":\"%s\",\"state_hash\":\"%s\"}\n", f->hash, f->state_hash);
+        return;
+    }
+    char time[32];
+    iv__print_time(time, iv__progress_clock() - s->progress.started);
+    printf("%lld steps in %s, loss %.4f", (long long)f->steps, time, f->loss);
+    if (isfinite(f->val_loss)) printf(", validation loss %.4f", f->val_loss);
+    if (f->val_accuracy >= 0) printf(", accuracy %.2f %%", 100 * f->val_accuracy);
+    printf("\nhash %s, optimizer state %s\n", f->hash, f->state_hash);
+    if (f->checkpoint[0]) printf("checkpoint %s\n", f->checkpoint);
+}
+
+static int interrupted(const iv__cli *c, const session *s)
+{
+    const int number = caught_signal;
+    const char *name = number == SIGTERM  ? "SIGTERM"
+                       : number == SIGINT ? "SIGINT"
+                                          : "the output's reader";
+    if (s->saved[0]) {
+        iv__cli_fail(c, "stopped by %s after step %lld; checkpoint %s", name, (long long)s->step,
+                     s->saved);
+    } else {
+        iv__cli_fail(c, "stopped by %s after step %lld; no checkpoint, since no --out was given",
+                     name, (long long)s->step);
+    }
+    return number ? 128 + number : 2;
+}
+
+static int fit(const iv__cli *c, const iv__cli_run *r)
+{
+    session s = {.json = c->json, .every = iv_config_int(r->config, "log.every")};
+    iv_fit_result result;
+    const iv_fit_callbacks callbacks = {&s, on_step, on_eval, on_save, stop};
+    if (!s.json) print_start(r);
+    iv__progress_start(&s.progress, r->trainer,
+                       iv__progress_duration(iv_config_str(r->config, "train.max_time")));
+    iv_log_set(c->verbose ? IV_LOG_DEBUG : IV_LOG_INFO, on_log, &s);
+    const iv_status status = iv_trainer_fit(r->trainer, &callbacks, &result);
+    iv_log_set(IV_LOG_INFO, NULL, NULL);
+    iv__progress_end(&s.progress);
+    if (status == IV_INTERRUPTED) return interrupted(c, &s);
+    if (status != IV_OK) return iv__cli_status(c, status);
+    print_end(&s, &result);
+    return 0;
+}
+
+int iv__cli_train(iv__cli *c)
+{
+    iv_config *config;
+    iv__cli_run run;
+    int status = iv__cli_config(c, c->n_args ? c->arg[0] : NULL, &config);
+    if (status != 0) return status;
+    if (!*iv_config_str(config, "data.train")) {
+        iv_config_free(config);
+        return iv__cli_fail(c, "no training data is named [hint: --data text:FILE, idx:DIR or "
+                               "tokens:FILE]");
+    }
+    catch_signals();
+    status = iv__cli_open(c, config, true, &run);
+    if (status != 0) return status;
+    status = fit(c, &run);
+    iv__cli_close(&run);
+    return status;
+}

@@ -1,0 +1,80 @@
+/* nonfinite.c: finds where a step's first infinity or NaN comes from: the plan is run again and what
+ * each step wrote is looked at.  Slow, and used only when a step has failed already. */
+#include "trainer.h"
+
+#include "../kernels/portable.h"
+
+static bool all_finite(const char *host, iv_dtype t, int64_t n)
+{
+    for (int64_t i = 0; i < n; ++i) {
+        double x = 0;
+        uint16_t h;
+        float f;
+        switch (t) {
+        case IV_F64: memcpy(&x, host + 8 * i, 8); break;
+        case IV_F32: memcpy(&f, host + 4 * i, 4); x = (double)f; break;
+        case IV_BF16: memcpy(&h, host + 2 * i, 2); x = (double)iv_from_bf16(h); break;
+        case IV_F16: memcpy(&h, host + 2 * i, 2); x = (double)iv_from_f16(h); break;
+        default: return true;
+        }
+        if (x - x != 0) return false;
+    }
+    return true;
+}
+
+/* Whether the bytes of value v (which owns them) are finite. */
+static iv_status check_value(iv__plan *p, int32_t v, bool *out)
+{
+    const iv__value *value = &p->graph->values[v];
+    int64_t n = iv_shape_count(&value->shape);
+    char *host;
+    *out = true;
+    if (!iv_dtype_is_float(value->dtype)) return IV_OK;
+    IV_TRY(iv__calloc(n, iv_dtype_bytes(value->dtype), "a look at a tensor", &host));
+    iv_buffer b = iv__plan_range(p, v);
+    b.bytes = n * (int64_t)iv_dtype_bytes(value->dtype);
+    iv_status s = iv__device_read(p->device, host, b);
+    if (s == IV_OK) *out = all_finite(host, value->dtype, n);
+    free(host);
+    return s;
+}
+
+/* Parameters come first: a damaged parameter is the cause, not its user. */
+static iv_status check_leaves(iv__plan *p, char *name, size_t size, bool *found)
+{
+    for (int32_t v = 0; v < p->graph->n_values && !*found; ++v) {
+        const iv__value *value = &p->graph->values[v];
+        bool finite;
+        if (value->role != IV_ROLE_PARAM && value->role != IV_ROLE_STATE && value->role != IV_ROLE_INPUT) continue;
+        IV_TRY(check_value(p, v, &finite));
+        if (finite) continue;
+        snprintf(name, size, "%s '%s'", value->role == IV_ROLE_INPUT ? "input" : "parameter", value->name);
+        *found = true;
+    }
+    return IV_OK;
+}
+
+iv_status iv__plan_first_nonfinite(iv__plan *p, char *out_name, size_t size)
+{
+    const iv_backend *vt = p->device->vt;
+    void *q = p->device->queue;
+    bool found = false;
+    IV_TRY(check_leaves(p, out_name, size, &found));
+    for (int64_t i = 0; i < p->n_steps && !found; ++i) {
+        iv__step *s = &p->steps[i];
+        if (s->kind == IV_STEP_FILL) IV_TRY(vt->fill(q, s->launch.buf[0], 0));
+        else if (s->kind == IV_STEP_CALL) IV_TRY(s->impl->run(q, s->prepared, s->io));
+        else IV_TRY(vt->launch(q, s->kernel, &s->launch));
+        if (s->node < 0) continue;
+        const iv__node *n = &p->graph->nodes[s->node];
+        bool last = i + 1 == p->n_steps || p->steps[i + 1].node != s->node;
+        for (int32_t k = 0; last && k < n->n_out && !found; ++k) {
+            bool finite = true;
+            if (p->layouts[n->out[k]].base == n->out[k]) IV_TRY(check_value(p, n->out[k], &finite));
+            if (finite) continue;
+            snprintf(out_name, size, "node %s (%s, output %d)", n->name, s->label, k);
+            found = true;
+        }
+    }
+    return IV_OK;
+}

@@ -1,0 +1,43 @@
+/* optim.h: what happens to parameters after the gradients are there: norm, clipping, update, lowering.
+ * All of it is launches over arenas (kernels/optim.k). */
+#ifndef IV_OPTIM_H
+#define IV_OPTIM_H
+
+#include "store.h"
+
+typedef enum iv__optim_kind { IV_OPTIM_SGD, IV_OPTIM_ADAM, IV_OPTIM_ADAMW } iv__optim_kind;
+
+typedef struct iv__optim_options {
+    iv__optim_kind kind;
+    double beta1, beta2, eps, weight_decay, momentum;
+    bool nesterov;
+    double clip_norm, clip_value; /* 0: none */
+} iv__optim_options;
+
+typedef struct iv__schedule {
+    double lr, min_lr;
+    int64_t warmup, total;
+    enum { IV_SCHEDULE_CONSTANT, IV_SCHEDULE_COSINE, IV_SCHEDULE_LINEAR } kind;
+} iv__schedule;
+/* Learning rate of step t = 0, 1, ...: (t+1)/(warmup+1) of lr while t < warmup; then constant, or from
+ * lr to min_lr over the rest by half a cosine or a line.  Canonical arithmetic. */
+double iv__schedule_lr(const iv__schedule *s, int64_t t);
+
+typedef struct iv__optim {
+    iv__optim_options o;
+    iv__store *store;
+    iv__memory hyper_mem, scalar_mem, part_mem;
+    void *norm_blocks, *norm, *update;
+    int64_t blocks;
+} iv__optim;
+
+/* Arenas of moments that a kind needs: 0 to 2. */
+int32_t iv__optim_moments(const iv__optim_options *o);
+iv_status iv__optim_new(iv__store *s, const iv__optim_options *o, iv__optim **out);
+void iv__optim_free(iv__optim *o);
+/* Norm and finiteness of the gradients, unscaled by inv_scale. */
+iv_status iv__optim_norm(iv__optim *o, int64_t t, double lr, double inv_scale, double *out_norm, bool *out_finite);
+/* The update of step t = 0, 1, ... (after iv__optim_norm), and the lowered copies. */
+iv_status iv__optim_update(iv__optim *o);
+
+#endif

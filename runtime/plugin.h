@@ -1,0 +1,148 @@
+/* plugin.h: the plugin interface, the only header a plugin includes (it brings invar.h and hal.h).
+ *
+ * There are four kinds: backend, precision, checkpoint, cluster.  Built-in plugins and those in shared
+ * libraries use the same descriptor; a library exports `const iv_plugin *invar_plugin(void)`.
+ * Compatibility: `abi` is major << 16 | minor.  The major number must match; fields are only ever
+ * appended, and `size` / `vtable_size` (sizeof as the plugin was compiled) tell which are there: a
+ * missing entry counts as NULL.  Plugins are loaded with RTLD_NOW | RTLD_LOCAL and never unloaded.
+ * They call the host through `iv_host` and need no symbol of libinvar.
+ */
+#ifndef IV_PLUGIN_H
+#define IV_PLUGIN_H
+
+#include "hal.h"
+#include "invar.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define IV_PLUGIN_ABI ((1u << 16) | 0u)
+
+typedef enum iv_plugin_kind {
+    IV_PLUGIN_BACKEND,
+    IV_PLUGIN_PRECISION,
+    IV_PLUGIN_CHECKPOINT,
+    IV_PLUGIN_CLUSTER,
+    IV_PLUGIN_KIND_COUNT
+} iv_plugin_kind;
+
+/* Services of the host.  All are safe to call from any thread. */
+struct iv_host {
+    uint32_t abi, size;
+    /* Records the one-line text of a failure for this thread and returns `code`. */
+    iv_status (*fail)(iv_status code, const char *fmt, ...)
+#if defined(__GNUC__)
+        __attribute__((format(printf, 2, 3)))
+#endif
+        ;
+    void (*log)(iv_log_level level, const char *fmt, ...)
+#if defined(__GNUC__)
+        __attribute__((format(printf, 2, 3)))
+#endif
+        ;
+    /* Value of one of Invar's environment variables by name ("INVAR_CACHE_DIR"), or NULL. */
+    const char *(*env)(const char *name);
+};
+
+struct iv_plugin {
+    uint32_t abi;  /* IV_PLUGIN_ABI */
+    uint32_t size; /* sizeof(iv_plugin) */
+    uint32_t kind; /* iv_plugin_kind */
+    uint32_t vtable_size;
+    const char *name, *version, *summary;
+    const void *vtable; /* iv_backend, iv_precision, iv_checkpoint or iv_cluster */
+    /* Called once before first use.  args: the text in parentheses after the name ("async(x)" gives
+     * "x"), or "".  *out_self is handed to every entry of the vtable.  NULL: nothing to do. */
+    iv_status (*init)(const iv_host *host, const char *args, void **out_self);
+    void (*fini)(void *self); /* (optional) */
+};
+
+/* ---- precision ----
+ * A precision plugin acts at two moments only: when the graph is compiled (which element type each
+ * parameter and operator gets) and after the gradients are there (loss scale, step or skip). */
+typedef enum iv_cast_class {
+    IV_CAST_LOWER,  /* runs in the low type where the policy has one (matmul, convolution, attention) */
+    IV_CAST_F32,    /* needs the full type (losses, sums, statistics) */
+    IV_CAST_WIDEST, /* inputs are promoted to the widest of them (add, concat, ...) */
+    IV_CAST_KEEP,   /* runs in the type of its first input */
+    IV_CAST_CLASS_COUNT
+} iv_cast_class;
+typedef enum iv_verdict { IV_STEP, IV_SKIP } iv_verdict;
+
+typedef struct iv_precision {
+    /* Element type of the parameter masters, gradients and optimizer state: IV_F32 or IV_F64. */
+    iv_dtype (*master)(void *self);
+    /* Element type of model inputs and parameters as the graph sees them ("true" policies: the low type). */
+    iv_dtype (*compute)(void *self);
+    /* What IV_CAST_LOWER means; equal to compute when nothing is lowered. */
+    iv_dtype (*low)(void *self);
+    /* Class of operator `op` (its name in ops.def), given the table's default.  NULL: the default. */
+    iv_cast_class (*classify)(void *self, const char *op, iv_cast_class fallback);
+    /* Factor on d(loss).  NULL: 1. */
+    float (*loss_scale)(void *self);
+    /* After unscaling: decides about the step and may change the scale.  NULL: step, unless non-finite. */
+    iv_verdict (*on_grads)(void *self, double grad_norm, bool found_nonfinite);
+    /* State kept in checkpoints, as text.  NULL: none.  save returns the bytes needed; writes if they fit. */
+    size_t (*save)(void *self, char *dst, size_t size);
+    iv_status (*load)(void *self, const char *src, size_t size);
+} iv_precision;
+
+/* ---- checkpoint ---- format and transport; knows named tensors and metadata, not models. */
+typedef struct iv_ckpt_tensor {
+    const char *name;
+    iv_dtype dtype;
+    iv_shape shape;
+    const void *data; /* host memory, row-major, little-endian; NULL in listings */
+} iv_ckpt_tensor;
+typedef struct iv_ckpt_meta {
+    const char *key, *value; /* UTF-8 */
+} iv_ckpt_meta;
+typedef struct iv_ckpt {
+    int64_t n_tensors, n_meta;
+    const iv_ckpt_tensor *tensors; /* names unique */
+    const iv_ckpt_meta *meta;      /* keys unique */
+} iv_ckpt;
+/* Receives a checkpoint while it is read.  `meta` is called for every pair first, then for each tensor
+ * `want`, which sets *out_dst to host memory for the tensor's bytes, or to NULL to skip it.  A status
+ * other than IV_OK ends the load with that status.  Pointers are valid during the call only. */
+typedef struct iv_ckpt_sink {
+    void *ctx;
+    iv_status (*meta)(void *ctx, const char *key, const char *value);              /* (optional) */
+    iv_status (*want)(void *ctx, const iv_ckpt_tensor *info, void **out_dst);
+    iv_status (*done)(void *ctx, const iv_ckpt_tensor *info, void *dst);           /* (optional) bytes are there */
+} iv_ckpt_sink;
+
+typedef struct iv_checkpoint {
+    /* 0..100: how sure this format is to be the one of `path` (it may open the file). */
+    int (*detect)(void *self, const char *path);
+    /* Writes everything or nothing: after IV_OK the file is durable under `path`; after an error
+     * whatever stood there before still does.  IV_IO names path and cause. */
+    iv_status (*save)(void *self, const char *path, const iv_ckpt *c);
+    /* Reads and verifies (structure and checksums).  IV_CORRUPT names path and what contradicts. */
+    iv_status (*load)(void *self, const char *path, const iv_ckpt_sink *sink);
+    /* Removes the checkpoint; a missing one is fine. */
+    iv_status (*remove)(void *self, const char *path);
+    iv_status (*drain)(void *self); /* (optional) returns when all saves are durable */
+    const char *extension;          /* ".safetensors" */
+} iv_checkpoint;
+
+/* ---- cluster ---- who am I and where are the others; moves no data. */
+typedef struct iv_ranks {
+    int32_t world, rank, local_world, local_rank, nodes, node;
+    char address[256]; /* main address */
+    int32_t port;
+} iv_ranks;
+typedef struct iv_cluster {
+    /* 0: not here; else how specific (higher wins).  Environment variables only.  `why` gets one line
+     * naming the variables seen or missing. */
+    int (*detect)(void *self, char *why, size_t why_size);
+    iv_status (*ranks)(void *self, iv_ranks *out);
+    /* (optional) Checks the launcher's counts against what the run asks for. */
+    iv_status (*validate)(void *self, int32_t devices_per_node, int32_t nodes);
+} iv_cluster;
+
+#ifdef __cplusplus
+}
+#endif
+#endif

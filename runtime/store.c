@@ -1,0 +1,237 @@
+/* store.c: arenas of parameters and what goes with them (see store.h). */
+#include "store.h"
+
+#include "rng.h"
+#include "../kernels/math.h"
+
+#include <xxhash.h>
+
+enum { SLOT_ALIGN = 64 }; /* elements: part of the numerics contract (norm blocks) */
+
+static int64_t slot_room(int64_t count)
+{
+    return (count + SLOT_ALIGN - 1) / SLOT_ALIGN * SLOT_ALIGN;
+}
+
+static iv_status collect(const iv_graph *g, iv__role role, iv__slot **out, int64_t *out_n, int64_t *out_elems)
+{
+    int64_t n = 0, at = 0;
+    for (int64_t i = 0; i < g->n_values; ++i) n += g->values[i].role == role;
+    iv__slot *slots;
+    IV_TRY(iv__calloc(n, sizeof(*slots), "parameters", &slots));
+    *out = slots;
+    *out_n = n;
+    n = 0;
+    for (int64_t i = 0; i < g->n_values; ++i) {
+        const iv__value *v = &g->values[i];
+        if (v->role != role) continue;
+        iv__slot *s = &slots[n++];
+        IV_TRY(iv__strdup(v->name, &s->name));
+        s->shape = v->shape;
+        s->init = v->init;
+        s->count = iv_shape_count(&v->shape);
+        s->offset = at;
+        s->decay = v->shape.rank >= 2;
+        at += slot_room(s->count);
+    }
+    *out_elems = at;
+    return IV_OK;
+}
+
+/* Normal numbers by Box and Muller from two uniforms; exactly rounded operations only, in f64, then
+ * rounded to f32, so that every device and type starts from the same values. */
+static double normal(uint64_t seed, uint32_t stream, uint64_t i)
+{
+    uint64_t pair = i / 2;
+    double u = ((double)iv_random_u32(seed, stream, 0, 2 * pair) + 1.0) * 0x1p-32;
+    double v = (double)iv_random_u32(seed, stream, 0, 2 * pair + 1) * 0x1p-32;
+    double r = __builtin_sqrt(-2.0 * iv_log_d(u)), a = 6.283185307179586 * v;
+    return (double)(float)(r * (i % 2 ? iv_sin_d(a) : iv_cos_d(a)));
+}
+
+static double initial(const iv__slot *s, int64_t index, uint64_t seed, int64_t i)
+{
+    uint32_t stream = (uint32_t)(IV__STREAM_INIT + (index << 8));
+    switch (s->init.kind) {
+    case IV_INIT_ONES: return 1;
+    case IV_INIT_NORMAL: return (double)(float)(s->init.scale * normal(seed, stream, (uint64_t)i));
+    case IV_INIT_UNIFORM:
+        return (double)(float)(s->init.scale * (2.0 * (double)iv_uniform(iv_random_u32(seed, stream, 0, (uint64_t)i)) - 1.0));
+    case IV_INIT_ZEROS: break;
+    }
+    return 0;
+}
+
+static iv_status fill_slots(iv__store *st, const iv__slot *slots, int64_t n, const iv__memory *mem, int64_t elems, uint64_t seed)
+{
+    size_t b = iv_dtype_bytes(st->type);
+    char *host;
+    IV_TRY(iv__calloc(elems, b, "initial values", &host));
+    for (int64_t k = 0; k < n; ++k)
+        for (int64_t i = 0; i < slots[k].count; ++i) {
+            double x = initial(&slots[k], k, seed, i);
+            if (st->type == IV_F64) ((double *)host)[slots[k].offset + i] = x;
+            else ((float *)host)[slots[k].offset + i] = (float)x;
+        }
+    iv_status s = elems ? iv__device_write(st->device, iv__memory_range(mem, 0, elems * (int64_t)b), host) : IV_OK;
+    free(host);
+    return s;
+}
+
+static iv_status fill_groups(iv__store *st, bool decay_all)
+{
+    int64_t n = st->param_elems / SLOT_ALIGN;
+    uint8_t *host;
+    IV_TRY(iv__calloc(n + 4, 1, "weight decay groups", &host));
+    for (int64_t k = 0; k < st->n_params; ++k)
+        for (int64_t i = st->params[k].offset / SLOT_ALIGN; i < (st->params[k].offset + slot_room(st->params[k].count)) / SLOT_ALIGN; ++i)
+            host[i] = st->params[k].decay || decay_all;
+    iv_status s = iv__memory_alloc(st->device, (n + 3) / 4 * 4, "weight decay groups", &st->group_mem);
+    if (s == IV_OK && n) s = iv__device_write(st->device, iv__memory_range(&st->group_mem, 0, n), host);
+    free(host);
+    return s;
+}
+
+static iv_status make_arenas(iv__store *s, const iv_graph *g, uint64_t seed, int32_t moments, bool decay_all)
+{
+    IV_TRY(collect(g, IV_ROLE_PARAM, &s->params, &s->n_params, &s->param_elems));
+    IV_TRY(collect(g, IV_ROLE_STATE, &s->states, &s->n_states, &s->state_elems));
+    int64_t b = (int64_t)iv_dtype_bytes(s->type), bytes = s->param_elems * b;
+    IV_TRY(iv__memory_alloc(s->device, bytes, "parameters", &s->param_mem));
+    if (g->differentiated) IV_TRY(iv__memory_alloc(s->device, bytes, "gradients", &s->grad_mem));
+    IV_TRY(iv__memory_alloc(s->device, s->state_elems * b, "running statistics", &s->state_mem));
+    for (int32_t i = 0; i < moments; ++i)
+        IV_TRY(iv__memory_alloc(s->device, bytes, "optimizer state", &s->moment_mem[i]));
+    IV_TRY(fill_groups(s, decay_all));
+    IV_TRY(fill_slots(s, s->params, s->n_params, &s->param_mem, s->param_elems, seed));
+    return fill_slots(s, s->states, s->n_states, &s->state_mem, s->state_elems, seed);
+}
+
+iv_status iv__store_new(iv__device *d, const iv_graph *g, iv_dtype type, uint64_t seed, int32_t moments,
+                        bool decay_all, iv__store **out)
+{
+    iv__store *s;
+    IV_TRY(iv__calloc(1, sizeof(*s), "the store", &s));
+    s->device = d;
+    s->type = type;
+    iv_status st = make_arenas(s, g, seed, moments, decay_all);
+    if (st != IV_OK) {
+        iv__store_free(s);
+        return st;
+    }
+    *out = s;
+    return IV_OK;
+}
+
+static void free_slots(iv__slot *slots, int64_t n)
+{
+    for (int64_t i = 0; slots && i < n; ++i) free(slots[i].name);
+    free(slots);
+}
+
+void iv__store_free(iv__store *s)
+{
+    if (!s) return;
+    iv__memory *all[] = {&s->param_mem, &s->grad_mem, &s->state_mem, &s->moment_mem[0], &s->moment_mem[1],
+                         &s->group_mem, &s->lowered_mem};
+    for (int64_t i = 0; i < IV_COUNT(all); ++i) iv__memory_free(all[i]);
+    free_slots(s->params, s->n_params);
+    free_slots(s->states, s->n_states);
+    free(s);
+}
+
+/* A cast of n elements as a one-dimensional program. */
+static iv_program cast_program(iv_dtype from, iv_dtype to, int64_t n)
+{
+    iv_program p;
+    memset(&p, 0, sizeof(p));
+    p.n_in = p.n_ops = p.n_dims = 1;
+    p.compute = IV_F32;
+    p.in_type[0] = (uint8_t)from;
+    p.out_type = (uint8_t)to;
+    p.out_reg = 1;
+    p.dim[0] = n;
+    p.in_stride[0][0] = p.out_stride[0] = 1;
+    p.ops[0] = (iv_program_op){.op = IV_OP_CAST, .dst = 1, .round = (uint8_t)to};
+    return p;
+}
+
+iv_status iv__store_lowered(iv__store *s, iv_dtype t)
+{
+    if (s->lower_kernel && s->lowered_type == t) return IV_OK;
+    if (s->lower_kernel)
+        IV_FAIL(IV_UNSUPPORTED, "lowering parameters to %s: the run lowers them to %s already", iv_dtype_name(t), iv_dtype_name(s->lowered_type));
+    iv_program p = cast_program(s->type, t, s->param_elems);
+    IV_TRY(iv__memory_alloc(s->device, s->param_elems * (int64_t)iv_dtype_bytes(t), "lowered parameters", &s->lowered_mem));
+    IV_TRY(iv__device_program(s->device, &p, &s->lower_kernel));
+    s->lowered_type = t;
+    return iv__store_lower(s);
+}
+
+iv_status iv__store_lower(iv__store *s)
+{
+    if (!s->lower_kernel || !s->param_elems) return IV_OK;
+    iv_launch l = {.n_bufs = 2, .groups = (s->param_elems + IV_PROGRAM_TILE - 1) / IV_PROGRAM_TILE,
+                   .buf = {iv__memory_range(&s->param_mem, 0, s->param_mem.bytes), iv__memory_range(&s->lowered_mem, 0, s->lowered_mem.bytes)}};
+    return s->device->vt->launch(s->device->queue, s->lower_kernel, &l);
+}
+
+int64_t iv__store_find(const iv__slot *slots, int64_t n, const char *name)
+{
+    for (int64_t i = 0; i < n; ++i)
+        if (strcmp(slots[i].name, name) == 0) return i;
+    return -1;
+}
+
+/* ---- hash ---- */
+
+static _Thread_local const iv__slot *sorting; /* for qsort's comparison */
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(sorting[*(const int64_t *)a].name, sorting[*(const int64_t *)b].name);
+}
+
+/* Feeds the slots of one arena, in order of their names. */
+static iv_status hash_slots(iv__store *s, XXH3_state_t *h, const iv__slot *slots, int64_t n, const iv__memory *mem)
+{
+    int64_t *order, b = (int64_t)iv_dtype_bytes(s->type), most = 0;
+    char *host = NULL;
+    IV_TRY(iv__calloc(n, sizeof(*order), "an order", &order));
+    for (int64_t i = 0; i < n; ++i) {
+        order[i] = i;
+        most = IV_MAX2(most, slots[i].count);
+    }
+    sorting = slots;
+    qsort(order, (size_t)n, sizeof(*order), by_name);
+    iv_status st = iv__calloc(most, (size_t)b, "hashing", &host);
+    for (int64_t i = 0; st == IV_OK && i < n; ++i) {
+        const iv__slot *t = &slots[order[i]];
+        st = iv__device_read(s->device, host, iv__slot_range(mem, t, s->type));
+        XXH3_128bits_update(h, t->name, strlen(t->name) + 1);
+        XXH3_128bits_update(h, iv_dtype_name(s->type), 4);
+        XXH3_128bits_update(h, t->shape.dim, (size_t)t->shape.rank * sizeof(int64_t));
+        XXH3_128bits_update(h, host, (size_t)(t->count * b));
+    }
+    free(host);
+    free(order);
+    return st;
+}
+
+iv_status iv__store_hash(iv__store *s, bool optimizer_state, char out_hex[33])
+{
+    XXH3_state_t *h = XXH3_createState();
+    if (!h) IV_FAIL(IV_NO_MEMORY, "hashing parameters");
+    XXH3_128bits_reset(h);
+    iv_status st = IV_OK;
+    if (!optimizer_state) {
+        st = hash_slots(s, h, s->params, s->n_params, &s->param_mem);
+        if (st == IV_OK) st = hash_slots(s, h, s->states, s->n_states, &s->state_mem);
+    }
+    for (int32_t i = 0; optimizer_state && st == IV_OK && i < 2; ++i)
+        if (s->moment_mem[i].mem) st = hash_slots(s, h, s->params, s->n_params, &s->moment_mem[i]);
+    XXH128_canonical_t c;
+    XXH128_canonicalFromHash(&c, XXH3_128bits_digest(h));
+    XXH3_freeState(h);
+    for (int i = 0; st == IV_OK && i < 16; ++i) snprintf(out_hex + 2 * i, 3, "%02x", c.digest[i]);
+    return st;
+}

@@ -1,0 +1,55 @@
+/* store.h: what lives as long as a training run: parameters, gradients, optimizer state, lowered
+ * copies and running statistics, each one contiguous arena in device memory.
+ *
+ *   params   | w0 ....| w1 ..| w2 ........|     masters; every parameter at a multiple of 64 elements,
+ *   grads    | same layout                |     the gap behind it zero
+ *   moments  | same layout, 0 to 2 times  |
+ *   lowered  | same layout, 16-bit        |     made by one launch after each update
+ *
+ * So optimizer, norm, reduction, sharding and checkpoints are operations on ranges. */
+#ifndef IV_STORE_H
+#define IV_STORE_H
+
+#include "device.h"
+#include "graph.h"
+
+typedef struct iv__slot {
+    char *name;
+    iv_shape shape;
+    iv_init init;
+    int64_t offset, count; /* elements */
+    bool decay;            /* rank 2 and more: bit 0 of its groups */
+} iv__slot;
+
+typedef struct iv__store {
+    iv__device *device;
+    iv_dtype type; /* of masters, gradients, moments, statistics */
+    iv__slot *params, *states;
+    int64_t n_params, n_states;
+    int64_t param_elems, state_elems; /* arena sizes in elements */
+    iv__memory param_mem, grad_mem, state_mem, moment_mem[2], group_mem;
+    iv__memory lowered_mem; /* one low type per run */
+    iv_dtype lowered_type;
+    void *lower_kernel;
+} iv__store;
+
+/* Makes the arenas for the parameters and states of a differentiated, cast graph, with initial values:
+ * Philox(seed, stream IV__STREAM_INIT + index << 8).  moments: 0 to 2.  decay_all: bit 0 of all groups. */
+iv_status iv__store_new(iv__device *d, const iv_graph *g, iv_dtype type, uint64_t seed, int32_t moments,
+                        bool decay_all, iv__store **out);
+void iv__store_free(iv__store *s);
+/* The lowered arena in type t, made on first use.  IV_UNSUPPORTED if another type is in use. */
+iv_status iv__store_lowered(iv__store *s, iv_dtype t);
+/* Refreshes the lowered arena from the masters. */
+iv_status iv__store_lower(iv__store *s);
+int64_t iv__store_find(const iv__slot *slots, int64_t n, const char *name); /* -1: none */
+/* Ranges of a slot. */
+static inline iv_buffer iv__slot_range(const iv__memory *m, const iv__slot *slot, iv_dtype t)
+{
+    int64_t b = (int64_t)iv_dtype_bytes(t);
+    return iv__memory_range(m, slot->offset * b, slot->count * b);
+}
+/* XXH3-128 over name, type, shape and bytes of each slot, in order of the names. */
+iv_status iv__store_hash(iv__store *s, bool optimizer_state, char out_hex[33]);
+
+#endif

@@ -1,0 +1,63 @@
+/* trainer.h: inside a trainer.  trainer.c opens and steps, trainer_eval.c validates and generates,
+ * trainer_ckpt.c saves and loads, trainer_fit.c runs the loop and keeps the run folder. */
+#ifndef IV_TRAINER_H
+#define IV_TRAINER_H
+
+#include "optim.h"
+#include "plan.h"
+
+/* One executable for one batch size. */
+typedef struct iv__program {
+    iv_graph *graph;
+    iv__plan *plan;
+    iv_model_io io;
+    int64_t batch;
+    int32_t loss, logits; /* values the host reads */
+} iv__program;
+
+enum { IV__TREE_LEVELS = 17 }; /* 2^16 passes per step at most */
+
+struct iv_trainer {
+    const iv_config *config; /* borrowed */
+    iv_dataset *data;        /* borrowed, may be NULL */
+    iv_dataset_info info;
+    iv_build_fn build;
+    void *build_ctx;
+
+    iv__device *device;
+    const iv_precision *precision;
+    void *precision_self;
+    char precision_name[64];
+    iv__store *store;
+    iv__optim *optim;
+    iv__schedule schedule;
+
+    iv__program train, eval, generate; /* plan NULL until needed */
+    int64_t batch, accumulate, grains; /* per pass; passes; of the step */
+    int64_t step, samples_seen, max_steps;
+    int64_t skipped;
+    uint64_t seed;
+
+    /* One step's samples on the host, and the tree of passes. */
+    char *x;
+    int32_t *y;
+    double *wide; /* [batch, sample] when the model computes in f64 */
+    size_t x_bytes; /* per sample */
+    int64_t y_count; /* per sample */
+    iv__memory tree[IV__TREE_LEVELS];
+    void *add_kernel;
+    double tree_loss[IV__TREE_LEVELS];
+};
+
+/* trainer.c */
+iv_status iv__trainer_program(iv_trainer *t, int64_t batch, bool train, int64_t grains, iv__program *out);
+void iv__program_free(iv__program *p);
+/* Writes samples, targets and the number of targets that count. */
+iv_status iv__program_feed(iv_trainer *t, iv__program *p, const char *x, const int32_t *y, double norm, double scale);
+iv_status iv__program_loss(iv_trainer *t, const iv__program *p, double *out);
+int64_t iv__count_targets(const iv__program *p, const int32_t *y, int64_t n);
+iv_status iv__trainer_check_ids(const iv_trainer *t, const char *x, const int32_t *y, int64_t samples);
+/* nonfinite.c: runs the plan again, step by step, and names the first node with an infinity or NaN. */
+iv_status iv__plan_first_nonfinite(iv__plan *p, char *out_name, size_t size);
+
+#endif

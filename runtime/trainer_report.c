@@ -1,0 +1,135 @@
+/* trainer_report.c: memory by category, the plan as text, and the list of devices. */
+#include "trainer.h"
+
+#include "registry.h"
+
+static int64_t program_bytes(const iv__program *p, int64_t *inputs, int64_t *temps)
+{
+    if (!p->plan) return 0;
+    *inputs += p->plan->input_mem.bytes;
+    *temps += p->plan->temp_mem.bytes;
+    return p->plan->uniform_mem.bytes;
+}
+
+void iv_trainer_memory(const iv_trainer *t, iv_memory_report *out)
+{
+    const iv__store *s = t->store;
+    iv_memory_report r = {.parameters = s->param_mem.bytes, .gradients = s->grad_mem.bytes,
+                          .optimizer = s->moment_mem[0].bytes + s->moment_mem[1].bytes, .lowered = s->lowered_mem.bytes,
+                          .statistics = s->state_mem.bytes, .other = s->group_mem.bytes};
+    for (int i = 0; i < IV__TREE_LEVELS; ++i) r.gradients += t->tree[i].bytes;
+    const iv__program *all[] = {&t->train, &t->eval, &t->generate};
+    for (int i = 0; i < 3; ++i) r.other += program_bytes(all[i], &r.inputs, &r.temporaries);
+    if (t->optim) r.other += t->optim->hyper_mem.bytes + t->optim->scalar_mem.bytes + t->optim->part_mem.bytes;
+    r.total = r.parameters + r.gradients + r.optimizer + r.lowered + r.statistics + r.inputs + r.temporaries + r.other;
+    r.allocated = t->device->allocated;
+    *out = r;
+}
+
+static void print_bytes(iv__text *x, const char *what, int64_t bytes)
+{
+    iv__text_printf(x, "  %-22s %14lld  %9.2f MiB\n", what, (long long)bytes, (double)bytes / 1048576.0);
+}
+
+static void print_memory(const iv_trainer *t, iv__text *x)
+{
+    iv_memory_report m;
+    iv_trainer_memory(t, &m);
+    iv__text_printf(x, "memory of %s, bytes\n", t->device->name);
+    print_bytes(x, "parameters", m.parameters);
+    print_bytes(x, "gradients", m.gradients);
+    print_bytes(x, "optimizer state", m.optimizer);
+    print_bytes(x, "lowered parameters", m.lowered);
+    print_bytes(x, "running statistics", m.statistics);
+    print_bytes(x, "inputs and outputs", m.inputs);
+    print_bytes(x, "temporaries", m.temporaries);
+    print_bytes(x, "other", m.other);
+    print_bytes(x, "total", m.total);
+    iv__text_printf(x, "  temporaries would take %.2f MiB without reuse\n", (double)t->train.plan->temp_unshared / 1048576.0);
+}
+
+iv_status iv_trainer_plan_text(iv_trainer *t, iv_plan_detail detail, char **out_text)
+{
+    iv__text x = {0};
+    iv_trainer_info info;
+    iv_trainer_info_get(t, &info);
+    iv__text_printf(&x, "%s on %s (%s, %s): %lld parameters, batch %lld x %lld in %lld grains, %lld steps a pass\n",
+                    iv_config_str(t->config, "model.name"), t->device->name, info.precision, info.numerics, (long long)info.parameters,
+                    (long long)info.batch, (long long)info.accumulate, (long long)info.grains, (long long)t->train.plan->n_steps);
+    if (detail != IV_PLAN_SUMMARY) iv__plan_print(t->train.plan, &x, detail == IV_PLAN_REFUSED);
+    print_memory(t, &x);
+    if (x.failed) {
+        iv__text_free(&x);
+        IV_FAIL(IV_NO_MEMORY, "printing the plan");
+    }
+    *out_text = x.s;
+    return IV_OK;
+}
+
+/* ---- devices ---- */
+
+static void describe(const iv__device *d, iv_device_entry *e)
+{
+    const iv_device_info *i = &d->info;
+    snprintf(e->description, sizeof(e->description), "%s", i->name);
+    snprintf(e->vendor, sizeof(e->vendor), "%s", i->vendor);
+    snprintf(e->driver, sizeof(e->driver), "%s", i->driver);
+    snprintf(e->arch, sizeof(e->arch), "%s", i->arch);
+    snprintf(e->notes, sizeof(e->notes), "%s", i->notes);
+    e->mem_bytes = i->mem_bytes;
+    e->mem_free = i->mem_free;
+    e->units = i->units;
+    e->f64 = i->has_f64;
+    e->exact = i->exact;
+    e->native_bf16 = i->native_bf16;
+    e->native_f16 = i->native_f16;
+}
+
+static iv_status count_devices(const char *kind, int32_t *out)
+{
+    const iv_plugin *p;
+    void *self, *drv;
+    iv_backend_options o = {0};
+    IV_TRY(iv__registry_get(IV_PLUGIN_BACKEND, kind, &p, &self));
+    const iv_backend *vt = p->vtable;
+    IV_TRY(vt->open(self, &o, &drv));
+    iv_status s = vt->device_count(drv, out);
+    vt->close(drv);
+    return s;
+}
+
+static iv_status list_backend(const char *kind, iv_device_entry **list, int64_t *n, int64_t *cap)
+{
+    int32_t count = 0;
+    iv_status s = count_devices(kind, &count);
+    for (int32_t i = 0; i < (s == IV_OK ? count : 1); ++i) {
+        IV_TRY(iv__reserve(list, cap, *n + 1, sizeof(**list), "devices"));
+        iv_device_entry *e = &(*list)[(*n)++];
+        *e = (iv_device_entry){0};
+        snprintf(e->name, sizeof(e->name), s == IV_OK ? "%s:%d" : "%s", kind, i);
+        iv__device *d = NULL;
+        iv_backend_options o = {0};
+        if (s == IV_OK && iv__device_open(e->name, &o, false, &d) == IV_OK) describe(d, e);
+        else snprintf(e->why, sizeof(e->why), "%s", iv_error_message());
+        iv__device_close(d);
+    }
+    return IV_OK;
+}
+
+iv_status iv_devices_list(iv_device_entry **out, int64_t *out_n)
+{
+    iv_device_entry *list = NULL;
+    int64_t n = 0, cap = 0;
+    iv_plugin_info p;
+    for (int32_t i = 0; iv_plugin_entry(i, &p); ++i) {
+        if (strcmp(p.kind, "backend") != 0) continue;
+        iv_status s = list_backend(p.name, &list, &n, &cap);
+        if (s != IV_OK) {
+            free(list);
+            return s;
+        }
+    }
+    *out = list;
+    *out_n = n;
+    return IV_OK;
+}
