@@ -103,7 +103,8 @@ IV_FN i64 iv_run_left(iv_runs r, i64 e)
     IV_FOLD_STEP(part, EXPR, 2)                                                                    \
     IV_FOLD_STEP(part, EXPR, 1)
 #define IV_FOLD_STEP(part, EXPR, s)                                                                \
-    IV_SIMD for (i32 lid = 0; lid < (s); ++lid) part[lid] = EXPR(part[lid], part[lid + (s)]);
+    IV_SIMD                                                                                        \
+    for (i32 lid = 0; lid < (s); ++lid) part[lid] = EXPR(part[lid], part[IV_PARTNER(lid, s)]);
 
 /* See below. */
 #define IV_SPAN 512

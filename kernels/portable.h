@@ -28,6 +28,9 @@
  * types i32 u32 i64 u64 u16 u8; loops around regions have trip counts equal for all lanes of a group;
  * private values used in one region only are plain locals; A-typed constants are written C_(0.5).
  * Commas in a region's text are fine (the macros are variadic); preprocessor lines inside are not.
+ *
+ * IV_SABOTAGE breaks the numerics contract on purpose, so that ci/sabotage can show that the tests
+ * notice: 1: conversion to bf16 truncates; 2: lanes fold in another order; 3: fma rounds twice.
  */
 #ifndef IV_PORTABLE_H
 #define IV_PORTABLE_H
@@ -102,8 +105,13 @@ typedef union { f64 f; u64 u; } iv_pun64;
 #define IV_AS_U32(x) (((iv_pun32){.f = (x)}).u)
 #define IV_AS_F64(x) (((iv_pun64){.u = (u64)(x)}).f)
 #define IV_AS_U64(x) (((iv_pun64){.f = (x)}).u)
+#if IV_SABOTAGE == 3
+#define IV_FMA32(a, b, c) ((f32)(a) * (f32)(b) + (f32)(c))
+#define IV_FMA64(a, b, c) ((f64)(a) * (f64)(b) + (f64)(c))
+#else
 #define IV_FMA32(a, b, c) __builtin_fmaf((f32)(a), (f32)(b), (f32)(c))
 #define IV_FMA64(a, b, c) __builtin_fma((f64)(a), (f64)(b), (f64)(c))
+#endif
 #define IV_SQRT32(x) __builtin_sqrtf((f32)(x))
 #define IV_SQRT64(x) __builtin_sqrt((f64)(x))
 #endif
@@ -205,8 +213,13 @@ typedef struct {
 /* Rule 3 of the contract: part[0] becomes the fold of the 64 lanes in the fixed order. */
 #define IV_FOLD_(part, EXPR)                                                                       \
     for (i32 iv_s = IV_W / 2; iv_s > 0; iv_s >>= 1) {                                              \
-        REGION(if (lid < iv_s) part[lid] = EXPR(part[lid], part[lid + iv_s]);)                     \
+        REGION(if (lid < iv_s) part[lid] = EXPR(part[lid], part[IV_PARTNER(lid, iv_s)]);)          \
     }
+#if IV_SABOTAGE == 2
+#define IV_PARTNER(lid, s) (2 * (s) - 1 - (lid))
+#else
+#define IV_PARTNER(lid, s) ((lid) + (s))
+#endif
 #define IV_ADD_(a, b) ((a) + (b))
 #define FOLD_ADD(part) IV_FOLD_(part, IV_ADD_)
 #define FOLD_MAX(part) IV_FOLD_(part, IV_MAX)
@@ -229,7 +242,11 @@ IV_FN f32 iv_from_bf16(u16 h) { return IV_AS_F32((u32)h << 16); }
 IV_FN u16 iv_to_bf16(f32 x)
 {
     u32 u = IV_AS_U32(x);
+#if IV_SABOTAGE == 1
+    u32 r = u >> 16;
+#else
     u32 r = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+#endif
     return (u16)((u & 0x7fffffffu) > 0x7f800000u ? ((u >> 16) | 0x40u) : r);
 }
 IV_FN f32 iv_from_f16(u16 h)

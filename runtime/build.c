@@ -180,7 +180,8 @@ iv_value iv_cross_entropy(iv_graph *g, iv_value logits, iv_value targets, int64_
     g->norm_input = norm.id;
     g->norm_targets = targets.id;
     g->norm_ignore = ignore;
-    return iv_div(g, iv_sum(g, rows, 0, false), norm);
+    /* Divided before the sum, so that the sums of passes add up to the sum of all. */
+    return iv_sum(g, iv_div(g, rows, norm), 0, false);
 }
 
 iv_value iv_layernorm(iv_graph *g, iv_value x, iv_value weight, iv_value bias, double eps)

@@ -45,34 +45,53 @@ static iv_status emit(caster *c, const iv__node *n)
     return IV_OK;
 }
 
-/* The value v in type t: v itself, what v was widened from, an earlier cast, or a new one. */
+static iv_status as_type(caster *c, int32_t v, iv_dtype t, int32_t *out);
+
+/* A new value like v, of type t, made by a copy of node `op` from `from`. */
+static iv_status derive(caster *c, int32_t v, iv_dtype t, const iv__node *like, int32_t from, int32_t *out)
+{
+    iv_graph *g = c->g;
+    const char *name = iv__graph_name(g, "%s:%s", g->values[v].name, iv_dtype_name(t));
+    iv__value value = {.dtype = t, .shape = g->values[v].shape, .node = -1, .grad = -1, .updates = -1,
+                       .batch = g->values[v].batch, .name = name};
+    IV_TRY(iv__reserve(&g->values, &g->cap_values, g->n_values + 1, sizeof(*g->values), "values"));
+    int32_t id = (int32_t)g->n_values++;
+    g->values[id] = value;
+    iv__node n = *like;
+    n.in[0] = from;
+    n.out[0] = id;
+    n.name = name;
+    IV_TRY(emit(c, &n));
+    c->casts[v][t] = id + 1;
+    *out = id;
+    return IV_OK;
+}
+
+/* The value v in type t: v itself, what v was widened from, an earlier cast, or a new one.  A reshaped
+ * or transposed value is narrowed before, so that one cast serves the tensor and its views. */
 static iv_status as_type(caster *c, int32_t v, iv_dtype t, int32_t *out)
 {
     iv_graph *g = c->g;
     *out = v;
     if (g->values[v].dtype == t || !iv_dtype_is_float(g->values[v].dtype)) return IV_OK;
-    int32_t from = g->values[v].node;
-    if (from >= 0 && c->nodes[from].op == IV_OP_CAST && g->values[c->nodes[from].in[0]].dtype == t &&
-        iv_dtype_bytes(t) < iv_dtype_bytes(g->values[v].dtype)) {
-        *out = c->nodes[from].in[0]; /* widening and narrowing back is exact */
-        return IV_OK;
-    }
     IV_TRY(iv__reserve(&c->casts, &c->cap_casts, g->n_values + 1, sizeof(*c->casts), "casts"));
     if (c->casts[v][t]) {
         *out = c->casts[v][t] - 1;
         return IV_OK;
     }
-    iv__value value = {.dtype = t, .shape = g->values[v].shape, .node = -1, .grad = -1, .updates = -1,
-                       .batch = g->values[v].batch,
-                       .name = iv__graph_name(g, "%s:%s", g->values[v].name, iv_dtype_name(t))};
-    IV_TRY(iv__reserve(&g->values, &g->cap_values, g->n_values + 1, sizeof(*g->values), "values"));
-    int32_t id = (int32_t)g->n_values++;
-    g->values[id] = value;
-    iv__node n = {.op = IV_OP_CAST, .n_in = 1, .n_out = 1, .in = {v}, .out = {id}, .name = value.name};
-    IV_TRY(emit(c, &n));
-    c->casts[v][t] = id + 1;
-    *out = id;
-    return IV_OK;
+    iv__node cast = {.op = IV_OP_CAST, .n_in = 1, .n_out = 1};
+    const iv__node from = g->values[v].node >= 0 ? c->nodes[g->values[v].node] : cast;
+    if (from.op == IV_OP_CAST && g->values[v].node >= 0 && g->values[from.in[0]].dtype == t &&
+        iv_dtype_bytes(t) < iv_dtype_bytes(g->values[v].dtype)) {
+        *out = from.in[0]; /* widening and narrowing back is exact */
+        return IV_OK;
+    }
+    bool narrows = iv_dtype_bytes(t) < iv_dtype_bytes(g->values[v].dtype);
+    if (!narrows || (from.op != IV_OP_RESHAPE && from.op != IV_OP_TRANSPOSE)) return derive(c, v, t, &cast, v, out);
+    int32_t base;
+    IV_TRY(as_type(c, from.in[0], t, &base));
+    IV_TRY(iv__reserve(&c->casts, &c->cap_casts, g->n_values + 1, sizeof(*c->casts), "casts"));
+    return derive(c, v, t, &from, base, out);
 }
 
 /* What the node computes in, by its class. */
@@ -91,6 +110,14 @@ static iv_dtype node_type(const caster *c, const iv__node *n, iv_cast_class cls,
     return t;
 }
 
+/* Whether an operator that runs in the low type can store its result in the full one: views cannot, and
+ * kernels need a mixed signature (kernels/kernels.def). */
+static bool stores_full(iv__op op)
+{
+    return iv__ops[op].elementwise || op == IV_OP_MATMUL || op == IV_OP_CONV2D || op == IV_OP_CONV2D_DGRAD ||
+           op == IV_OP_CONV2D_WGRAD || op == IV_OP_SUM || op == IV_OP_EMBEDDING;
+}
+
 static iv_status cast_node(caster *c, const iv__node *old, iv_cast_class cls)
 {
     uint8_t full_in = 0, full_out = 0;
@@ -107,7 +134,7 @@ static iv_status cast_node(caster *c, const iv__node *old, iv_cast_class cls)
     for (int32_t i = 0; i < n.n_out; ++i) {
         iv__value *v = &c->g->values[n.out[i]];
         if (!iv_dtype_is_float(v->dtype) || n.op == IV_OP_CAST) continue;
-        bool full = (full_out >> i & 1) || (v->full && cls == IV_CAST_LOWER);
+        bool full = (full_out >> i & 1) || (v->full && cls == IV_CAST_LOWER && stores_full(n.op));
         v->dtype = full ? c->full : t;
     }
     return emit(c, &n);

@@ -522,6 +522,33 @@ iv_status iv_graph_differentiate(iv_graph *g)
     return s;
 }
 
+/* Makes the second summand of v's gradient, if it is a sum, the gradient of a value of its own. */
+static bool split_one(iv_graph *g, int32_t v, int32_t k)
+{
+    int32_t made_by = g->values[v].grad < 0 ? -1 : g->values[g->values[v].grad].node;
+    if (made_by < 0 || g->nodes[made_by].op != IV_OP_ADD) return false;
+    int32_t first = g->nodes[made_by].in[0], second = g->nodes[made_by].in[1];
+    if (memcmp(&g->values[first].shape, &g->values[second].shape, sizeof(iv_shape)) != 0) return false;
+    const char *name = iv__graph_name(g, "%s+%d", g->values[v].name, k);
+    iv_value s = iv__value_add(g, IV_ROLE_PARAM, name, g->values[v].dtype, g->values[v].shape, (iv_init){0});
+    if (s.id < 0) return false;
+    g->values[s.id].summand_of = v + 1;
+    g->values[s.id].grad = second;
+    g->values[v].grad = first;
+    g->values[first].full = g->values[second].full = true;
+    return true;
+}
+
+iv_status iv__graph_split_gradients(iv_graph *g)
+{
+    int64_t n = g->n_values;
+    for (int32_t v = 0; v < n; ++v) {
+        if (g->values[v].role != IV_ROLE_PARAM) continue;
+        for (int32_t k = 0; split_one(g, v, k);) ++k;
+    }
+    return iv_graph_status(g);
+}
+
 iv_value iv_graph_gradient(const iv_graph *g, iv_value of)
 {
     return (iv_value){of.id >= 0 && of.id < g->n_values ? g->values[of.id].grad : -1};

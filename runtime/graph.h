@@ -36,6 +36,7 @@ typedef struct iv__value {
     int32_t grad;      /* value of d(loss)/d(this), or -1 */
     int32_t updates;   /* STATE: the value that replaces it after the step, or -1 */
     bool batch;        /* dimension 0 runs over samples (or over rows in sample order) */
+    int32_t summand_of; /* PARAM: 0, or 1 + the parameter whose gradient this one's is a part of */
     bool full;         /* keeps the full type under casting: a parameter's gradient or part of one */
     iv_init init;      /* PARAM, STATE */
     const char *name;  /* owned by the graph; "" for temporaries */
@@ -123,9 +124,15 @@ const char *iv__shape_text(const iv_shape *s, char *buf, size_t size);
 
 /* Adds d to the gradient of v (grad.c; for the gradient functions). */
 void iv__gradient_add(iv_graph *g, int32_t v, iv_value d);
+/* After iv_graph_differentiate: a parameter that is used several times keeps the gradient of its first
+ * use; each other one becomes the gradient of a value of its own (summand_of), to be added at the end
+ * of the step.  Each sum over samples then goes through the tree over passes by itself. */
+iv_status iv__graph_split_gradients(iv_graph *g);
 
 /* cast.c: gives every value its type under the policy and inserts casts. */
 iv_status iv__graph_cast(iv_graph *g, const iv_precision *policy, void *self);
+/* absorb.c: removes casts next to kernels that convert on load and store. */
+iv_status iv__graph_absorb(iv_graph *g);
 /* fuse.c: merges chains of element-wise nodes into ELEMENTS nodes. */
 iv_status iv__graph_fuse(iv_graph *g);
 

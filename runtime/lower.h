@@ -56,6 +56,10 @@ static inline int64_t iv__cols(const iv__view *v)
     return v->shape.rank ? v->shape.dim[v->shape.rank - 1] : 1;
 }
 
+/* Whether SUM or MAX node n can read x as it lies: not too many dimensions that do not merge.  In
+ * lower_reduce.c. */
+bool iv__reduce_takes(iv__view x, const iv__node *n);
+
 /* The lowering functions: lower_norm.c, lower_loss.c, lower_reduce.c, lower_matmul.c, lower_conv.c,
  * lower_attention.c, lower_embed.c. */
 #define IV_LOWERINGS(X)                                                                            \

@@ -44,6 +44,12 @@ static iv_status check_types(const char *op, const iv__view *a, const iv__view *
     IV_FAIL(IV_UNSUPPORTED, "%s: operands of %s and %s", op, iv_dtype_name(a->dtype), iv_dtype_name(b->dtype));
 }
 
+/* What sums of elements of v are kept in: the type of a bias. */
+static iv_dtype sum_type(const iv__view *v)
+{
+    return v->dtype == IV_F64 ? IV_F64 : IV_F32;
+}
+
 iv_status iv__lower_conv2d(iv__lower *l, const iv__node *n)
 {
     const iv__view x = iv__lower_in(l, n, 0), w = iv__lower_in(l, n, 1), y = iv__lower_out(l, n, 0);
@@ -51,7 +57,9 @@ iv_status iv__lower_conv2d(iv__lower *l, const iv__node *n)
     const iv__view bias = has_bias ? iv__lower_in(l, n, 2) : x;
     iv__emit e;
     IV_TRY(check_types("conv2d", &x, &w));
-    IV_TRY(check_types("conv2d", &x, &bias));
+    if (has_bias && bias.dtype != sum_type(&x))
+        IV_FAIL(IV_UNSUPPORTED, "conv2d: operands of %s and bias of %s", iv_dtype_name(x.dtype),
+                iv_dtype_name(bias.dtype));
     IV_TRY(conv_emit(n, &x, &w, &y, "conv2d", &e));
     set_sig(&e, x.dtype, y.dtype);
     e.n_bufs = 4;
@@ -83,14 +91,13 @@ iv_status iv__lower_conv2d_wgrad(iv__lower *l, const iv__node *n)
 {
     const iv__view dy = iv__lower_in(l, n, 0), x = iv__lower_in(l, n, 1), dw = iv__lower_out(l, n, 0);
     const int64_t grains = iv__lower_segments(l, n), n_w = iv_shape_count(&dw.shape);
-    const iv_dtype t = dy.dtype == IV_F64 ? IV_F64 : IV_F32;
     iv__view part;
     iv__emit e;
     if (x.shape.dim[0] % grains != 0)
         IV_FAIL(IV_INVALID, "conv2d_wgrad: %lld grains do not divide %lld samples", (long long)grains,
                 (long long)x.shape.dim[0]);
     IV_TRY(check_types("conv2d_wgrad", &dy, &x));
-    IV_TRY(iv__lower_temp(l, t, IV_SHAPE(grains, n_w), &part));
+    IV_TRY(iv__lower_temp(l, sum_type(&dy), IV_SHAPE(grains, n_w), &part));
     IV_TRY(conv_emit(n, &x, &dw, &dy, "conv2d_wgrad", &e));
     set_sig(&e, dy.dtype, dw.dtype);
     e.n_bufs = 3;

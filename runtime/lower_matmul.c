@@ -76,8 +76,9 @@ iv_status iv__lower_matmul(iv__lower *l, const iv__node *n)
     const iv__view a = iv__lower_in(l, n, 0), b = iv__lower_in(l, n, 1), y = iv__lower_out(l, n, 0);
     const bool has_bias = n->n_in > 2;
     const iv__view bias = has_bias ? iv__lower_in(l, n, 2) : a;
+    const iv_dtype sums = a.dtype == IV_F64 ? IV_F64 : IV_F32;
     product q;
-    if (a.dtype != b.dtype || bias.dtype != a.dtype)
+    if (a.dtype != b.dtype || (has_bias && bias.dtype != sums))
         IV_FAIL(IV_UNSUPPORTED, "matmul: operands of %s, %s and bias of %s", iv_dtype_name(a.dtype),
                 iv_dtype_name(b.dtype), iv_dtype_name(bias.dtype));
     if (has_bias && iv_shape_count(&bias.shape) != 1 && bias.stride[bias.shape.rank - 1] != 1)
@@ -91,8 +92,7 @@ iv_status iv__lower_matmul(iv__lower *l, const iv__node *n)
     for (int32_t i = 0; i < q.n_dims; ++i) batch *= q.dim[i];
     iv__view waiting = y;
     if (segments > 1) {
-        const iv_dtype t = a.dtype == IV_F64 ? IV_F64 : IV_F32;
-        IV_TRY(iv__lower_temp(l, t, IV_SHAPE(levels_of(segments), batch, q.m, q.n), &waiting));
+        IV_TRY(iv__lower_temp(l, sums, IV_SHAPE(levels_of(segments), batch, q.m, q.n), &waiting));
     }
     iv__emit e = {.file = "matmul", .name = "matmul",
                   .sig = {iv__letter(a.dtype), iv__letter(y.dtype)},

@@ -40,14 +40,26 @@ static void dims_params(const dims *d, int64_t *p)
     p[4] = n > 0 ? d->stride[n - 1] : 0;
 }
 
-static iv_status dims_sort(const iv__node *n, const iv__view *x, dims *kept, dims *reduced)
+static void dims_split(const iv__node *n, const iv__view *x, dims *kept, dims *reduced)
 {
-    char text[128];
     kept->count = reduced->count = 1;
     for (int32_t i = 0; i < x->shape.rank; ++i) {
         const bool is_reduced = ((n->attr[IV_A_MASK] >> i) & 1) != 0;
         dims_add(is_reduced ? reduced : kept, x->shape.dim[i], x->stride[i]);
     }
+}
+
+bool iv__reduce_takes(iv__view x, const iv__node *n)
+{
+    dims kept = {0}, reduced = {0};
+    dims_split(n, &x, &kept, &reduced);
+    return kept.n <= MAX_DIMS && reduced.n <= MAX_DIMS;
+}
+
+static iv_status dims_sort(const iv__node *n, const iv__view *x, dims *kept, dims *reduced)
+{
+    char text[128];
+    dims_split(n, x, kept, reduced);
     if (kept->n > MAX_DIMS || reduced->n > MAX_DIMS)
         IV_FAIL(
             IV_UNSUPPORTED,

@@ -45,6 +45,7 @@ static iv_status check_leaves(iv__plan *p, char *name, size_t size, bool *found)
     for (int32_t v = 0; v < p->graph->n_values && !*found; ++v) {
         const iv__value *value = &p->graph->values[v];
         bool finite;
+        if (value->summand_of > 0) continue;
         if (value->role != IV_ROLE_PARAM && value->role != IV_ROLE_STATE && value->role != IV_ROLE_INPUT) continue;
         IV_TRY(check_value(p, v, &finite));
         if (finite) continue;

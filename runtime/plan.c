@@ -149,11 +149,23 @@ static iv_status add_program(iv__plan *p, int32_t node, iv_program *prog, const 
     return add_step(p, &step);
 }
 
-/* Copies value `from` (any view) to elements of `to` laid out as dst, converting the type. */
+/* What a copy of elements of type t moves them as: i32 travels in f32, whose bits a copy keeps. */
+static iv_dtype copied_as(iv_dtype t)
+{
+    return t == IV_I32 ? IV_F32 : t;
+}
+
+/* Copies value `from` (any view) to elements of `to` laid out as dst, converting the float type. */
 static iv_status add_copy(iv__plan *p, int32_t node, int32_t from, int32_t to, const iv__layout *dst)
 {
     iv_dtype a = value_of(p, from)->dtype, b = value_of(p, to)->dtype;
     iv_program prog;
+    if (a != b && (a == IV_I32 || b == IV_I32))
+        IV_FAIL(IV_UNSUPPORTED, "copying %s to %s", iv_dtype_name(a), iv_dtype_name(b));
+    a = copied_as(a);
+    b = copied_as(b);
+    if (!iv_dtype_is_float(a) || !iv_dtype_is_float(b))
+        IV_FAIL(IV_UNSUPPORTED, "copying %s to %s", iv_dtype_name(a), iv_dtype_name(b));
     memset(&prog, 0, sizeof(prog));
     prog.n_in = prog.n_ops = 1;
     prog.compute = a == IV_F64 || b == IV_F64 ? IV_F64 : IV_F32;
@@ -375,12 +387,24 @@ static iv_status add_call(iv__plan *p, int32_t node, const iv__node *n, const iv
     return s;
 }
 
+/* Whether an operator takes input i as the view that it is.  Those that read strided views still want
+ * a bias packed, the rows of attention contiguous and few dimensions to reduce. */
+static bool takes_view(const iv__plan *p, const iv__node *n, int32_t i)
+{
+    const iv__value *v = value_of(p, n->in[i]);
+    if (!lowerings[n->op].strided) return false;
+    if (n->op == IV_OP_MATMUL) return i < 2;
+    if (n->op == IV_OP_SUM || n->op == IV_OP_MAX) return iv__reduce_takes(view_of(p, n->in[i]), n);
+    if (n->op != IV_OP_ATTENTION && n->op != IV_OP_ATTENTION_GRAD) return true;
+    return i != 4 && (v->shape.dim[2] == 1 || p->layouts[n->in[i]].stride[2] == 1);
+}
+
 /* Any other operator: the first implementation that accepts, or the portable kernels. */
 static iv_status plan_operator(iv__plan *p, int32_t node, iv__node *n)
 {
     for (int32_t i = 0; i < n->n_out; ++i) own(p, n->out[i], IV_ARENA_TEMP);
     for (int32_t i = 0; i < n->n_in; ++i)
-        if (!lowerings[n->op].strided) IV_TRY(contiguous(p, node, &n->in[i]));
+        if (!takes_view(p, n, i)) IV_TRY(contiguous(p, node, &n->in[i]));
     iv_op_desc d;
     const iv_impl *impl;
     void *prepared;
@@ -423,8 +447,10 @@ static iv_status plan_leaves(iv__plan *p)
         const iv__value *value = value_of(p, v);
         if (value->role == IV_ROLE_TEMP) continue;
         own(p, v, IV_ARENA_NONE);
-        if (value->role == IV_ROLE_INPUT) place_input(p, v);
-        else {
+        if (value->summand_of > 0) continue; /* has a gradient only */
+        if (value->role == IV_ROLE_INPUT) {
+            place_input(p, v);
+        } else {
             bool param = value->role == IV_ROLE_PARAM;
             const iv__slot *slots = param ? p->store->params : p->store->states;
             int64_t n = param ? p->store->n_params : p->store->n_states, i = param ? params++ : states++;
@@ -433,6 +459,12 @@ static iv_status plan_leaves(iv__plan *p)
                 IV_FAIL(IV_INTERNAL, "the store has no %s of that shape", value->name);
             p->places[v].arena = param ? IV_ARENA_PARAM : IV_ARENA_STATE;
             p->places[v].offset = slots[i].offset * b;
+            if (value->dtype == p->store->type) continue;
+            /* Policies whose graph sees the low type: the parameter is its lowered copy. */
+            if (!param) IV_FAIL(IV_INTERNAL, "%s: statistics have the type of the masters", value->name);
+            IV_TRY(iv__store_lowered(p->store, value->dtype));
+            p->places[v].arena = IV_ARENA_LOWERED;
+            p->places[v].offset = slots[i].offset * (int64_t)iv_dtype_bytes(value->dtype);
         }
     }
     return IV_OK;
@@ -446,6 +478,15 @@ static bool can_move(const iv__plan *p, int32_t v)
            iv_shape_count(&value_of(p, v)->shape) == iv_shape_count(&value_of(p, base)->shape);
 }
 
+/* Where the gradient of parameter v belongs in its arena, in elements. */
+static int64_t gradient_offset(const iv__plan *p, int32_t v)
+{
+    const iv__store *s = p->store;
+    const char *name = value_of(p, v)->name;
+    if (value_of(p, v)->summand_of > 0) return s->summands[iv__store_find(s->summands, s->n_summands, name)].offset;
+    return s->params[iv__store_find(s->params, s->n_params, name)].offset;
+}
+
 /* Gradients end in the gradient arena: made there where possible, else copied. */
 static iv_status plan_gradients(iv__plan *p)
 {
@@ -454,7 +495,7 @@ static iv_status plan_gradients(iv__plan *p)
     for (int32_t v = 0; v < n_values; ++v) {
         if (value_of(p, v)->role != IV_ROLE_PARAM || value_of(p, v)->grad < 0) continue;
         int32_t d = value_of(p, v)->grad;
-        int64_t offset = p->store->params[iv__store_find(p->store->params, p->store->n_params, value_of(p, v)->name)].offset * b;
+        int64_t offset = gradient_offset(p, v) * b;
         if (!can_move(p, d)) {
             int32_t slot;
             IV_TRY(new_temp(p, p->store->type, value_of(p, d)->shape, &slot));

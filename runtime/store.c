@@ -13,10 +13,11 @@ static int64_t slot_room(int64_t count)
     return (count + SLOT_ALIGN - 1) / SLOT_ALIGN * SLOT_ALIGN;
 }
 
-static iv_status collect(const iv_graph *g, iv__role role, iv__slot **out, int64_t *out_n, int64_t *out_elems)
+/* Slots for the graph's values of a role, or (summands) for parts of gradients, from element `at` on. */
+static iv_status collect(const iv_graph *g, iv__role role, bool summands, int64_t at, iv__slot **out, int64_t *out_n, int64_t *out_elems)
 {
-    int64_t n = 0, at = 0;
-    for (int64_t i = 0; i < g->n_values; ++i) n += g->values[i].role == role;
+    int64_t n = 0;
+    for (int64_t i = 0; i < g->n_values; ++i) n += g->values[i].role == role && (g->values[i].summand_of > 0) == summands;
     iv__slot *slots;
     IV_TRY(iv__calloc(n, sizeof(*slots), "parameters", &slots));
     *out = slots;
@@ -24,7 +25,7 @@ static iv_status collect(const iv_graph *g, iv__role role, iv__slot **out, int64
     n = 0;
     for (int64_t i = 0; i < g->n_values; ++i) {
         const iv__value *v = &g->values[i];
-        if (v->role != role) continue;
+        if (v->role != role || (v->summand_of > 0) != summands) continue;
         iv__slot *s = &slots[n++];
         IV_TRY(iv__strdup(v->name, &s->name));
         s->shape = v->shape;
@@ -92,13 +93,25 @@ static iv_status fill_groups(iv__store *st, bool decay_all)
     return s;
 }
 
+/* The room behind the gradients for their summands. */
+static iv_status collect_summands(iv__store *s, const iv_graph *g)
+{
+    int64_t k = 0;
+    IV_TRY(collect(g, IV_ROLE_PARAM, true, s->param_elems, &s->summands, &s->n_summands, &s->grad_elems));
+    for (int64_t i = 0; i < g->n_values; ++i)
+        if (g->values[i].summand_of > 0)
+            s->summands[k++].summand_of = iv__store_find(s->params, s->n_params, g->values[g->values[i].summand_of - 1].name);
+    return IV_OK;
+}
+
 static iv_status make_arenas(iv__store *s, const iv_graph *g, uint64_t seed, int32_t moments, bool decay_all)
 {
-    IV_TRY(collect(g, IV_ROLE_PARAM, &s->params, &s->n_params, &s->param_elems));
-    IV_TRY(collect(g, IV_ROLE_STATE, &s->states, &s->n_states, &s->state_elems));
+    IV_TRY(collect(g, IV_ROLE_PARAM, false, 0, &s->params, &s->n_params, &s->param_elems));
+    IV_TRY(collect(g, IV_ROLE_STATE, false, 0, &s->states, &s->n_states, &s->state_elems));
+    IV_TRY(collect_summands(s, g));
     int64_t b = (int64_t)iv_dtype_bytes(s->type), bytes = s->param_elems * b;
     IV_TRY(iv__memory_alloc(s->device, bytes, "parameters", &s->param_mem));
-    if (g->differentiated) IV_TRY(iv__memory_alloc(s->device, bytes, "gradients", &s->grad_mem));
+    if (g->differentiated) IV_TRY(iv__memory_alloc(s->device, s->grad_elems * b, "gradients", &s->grad_mem));
     IV_TRY(iv__memory_alloc(s->device, s->state_elems * b, "running statistics", &s->state_mem));
     for (int32_t i = 0; i < moments; ++i)
         IV_TRY(iv__memory_alloc(s->device, bytes, "optimizer state", &s->moment_mem[i]));
@@ -137,6 +150,7 @@ void iv__store_free(iv__store *s)
     for (int64_t i = 0; i < IV_COUNT(all); ++i) iv__memory_free(all[i]);
     free_slots(s->params, s->n_params);
     free_slots(s->states, s->n_states);
+    free_slots(s->summands, s->n_summands);
     free(s);
 }
 

@@ -18,6 +18,7 @@ typedef struct iv__slot {
     iv_shape shape;
     iv_init init;
     int64_t offset, count; /* elements */
+    int64_t summand_of;    /* summands: the parameter's index */
     bool decay;            /* rank 2 and more: bit 0 of its groups */
 } iv__slot;
 
@@ -25,8 +26,9 @@ typedef struct iv__store {
     iv__device *device;
     iv_dtype type; /* of masters, gradients, moments, statistics */
     iv__slot *params, *states;
-    int64_t n_params, n_states;
-    int64_t param_elems, state_elems; /* arena sizes in elements */
+    iv__slot *summands; /* parts of gradients (iv__graph_split_gradients), behind the others in grad_mem */
+    int64_t n_params, n_states, n_summands;
+    int64_t param_elems, state_elems, grad_elems; /* arena sizes in elements */
     iv__memory param_mem, grad_mem, state_mem, moment_mem[2], group_mem;
     iv__memory lowered_mem; /* one low type per run */
     iv_dtype lowered_type;

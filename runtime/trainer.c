@@ -29,8 +29,10 @@ static iv_status compile(iv_trainer *t, iv__program *p, bool train)
     IV_TRY(iv_graph_status(g));
     if (!train) iv_graph_set_output(g, "logits", p->io.logits);
     if (train) IV_TRY(iv_graph_differentiate(g));
+    if (train && t->accumulate > 1) IV_TRY(iv__graph_split_gradients(g));
     IV_TRY(iv__graph_prune(g));
     IV_TRY(iv__graph_cast(g, t->precision, t->precision_self));
+    IV_TRY(iv__graph_absorb(g));
     IV_TRY(iv__graph_prune(g));
     return iv__graph_fuse(g);
 }
@@ -230,10 +232,16 @@ static iv_program add_program(iv_dtype type, int64_t n)
 static iv_status make_tree(iv_trainer *t)
 {
     if (t->accumulate == 1) return IV_OK;
-    iv_program p = add_program(t->store->type, t->store->param_elems);
+    iv_program p = add_program(t->store->type, t->store->grad_elems);
     for (int64_t level = 0; (int64_t)1 << level < t->accumulate; ++level)
         IV_TRY(iv__memory_alloc(t->device, t->store->grad_mem.bytes, "gradients of accumulated passes", &t->tree[level]));
-    return iv__device_program(t->device, &p, &t->add_kernel);
+    IV_TRY(iv__device_program(t->device, &p, &t->add_kernel));
+    IV_TRY(iv__calloc(t->store->n_summands, sizeof(*t->summand_kernels), "sums of gradients", &t->summand_kernels));
+    for (int64_t i = 0; i < t->store->n_summands; ++i) {
+        p.dim[0] = t->store->summands[i].count;
+        IV_TRY(iv__device_program(t->device, &p, &t->summand_kernels[i]));
+    }
+    return IV_OK;
 }
 
 static iv_status check_data(const iv_trainer *t)
@@ -301,6 +309,7 @@ void iv_trainer_close(iv_trainer *t)
     free(t->x);
     free(t->y);
     free(t->wide);
+    free(t->summand_kernels);
     free(t);
 }
 
@@ -326,7 +335,7 @@ iv_status iv__trainer_check_ids(const iv_trainer *t, const char *x, const int32_
 /* dst = a + b over gradient arenas. */
 static iv_status add_arenas(iv_trainer *t, const iv__memory *a, const iv__memory *b, const iv__memory *dst)
 {
-    iv_launch l = {.n_bufs = 3, .groups = (t->store->param_elems + IV_PROGRAM_TILE - 1) / IV_PROGRAM_TILE,
+    iv_launch l = {.n_bufs = 3, .groups = (t->store->grad_elems + IV_PROGRAM_TILE - 1) / IV_PROGRAM_TILE,
                    .buf = {iv__memory_range(a, 0, a->bytes), iv__memory_range(b, 0, b->bytes), iv__memory_range(dst, 0, dst->bytes)}};
     return t->device->vt->launch(t->device->queue, t->add_kernel, &l);
 }
@@ -361,6 +370,21 @@ static iv_status fold_pass(iv_trainer *t, int64_t pass, double *loss)
     return IV_OK;
 }
 
+/* The gradient of a parameter with several uses: its summands, each the sum over all samples, added in
+ * the order in which a single pass adds them. */
+static iv_status add_summands(iv_trainer *t)
+{
+    const iv__store *s = t->store;
+    for (int64_t i = s->n_summands - 1; i >= 0; --i) { /* the last one was split off first */
+        const iv__slot *from = &s->summands[i], *to = &s->params[from->summand_of];
+        iv_buffer sum = iv__slot_range(&s->grad_mem, to, s->type);
+        iv_launch l = {.n_bufs = 3, .groups = (from->count + IV_PROGRAM_TILE - 1) / IV_PROGRAM_TILE,
+                       .buf = {sum, iv__slot_range(&s->grad_mem, from, s->type), sum}};
+        IV_TRY(t->device->vt->launch(t->device->queue, t->summand_kernels[i], &l));
+    }
+    return IV_OK;
+}
+
 static iv_status run_passes(iv_trainer *t, const char *x, const int32_t *y, double scale, double *out_loss)
 {
     int64_t per_y = t->batch * t->y_count;
@@ -373,7 +397,7 @@ static iv_status run_passes(iv_trainer *t, const char *x, const int32_t *y, doub
         IV_TRY(iv__program_loss(t, &t->train, out_loss));
         if (t->accumulate > 1) IV_TRY(fold_pass(t, i, out_loss));
     }
-    return IV_OK;
+    return add_summands(t);
 }
 
 static iv_status nonfinite(iv_trainer *t, double loss, double norm)

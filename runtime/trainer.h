@@ -45,7 +45,7 @@ struct iv_trainer {
     size_t x_bytes; /* per sample */
     int64_t y_count; /* per sample */
     iv__memory tree[IV__TREE_LEVELS];
-    void *add_kernel;
+    void *add_kernel, **summand_kernels; /* [store->n_summands] */
     double tree_loss[IV__TREE_LEVELS];
 };
 

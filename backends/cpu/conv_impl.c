@@ -1,18 +1,20 @@
-/* conv_impl.c: `conv2d`, `conv2d_dgrad` and `conv2d_wgrad` by the canonical GEMM (gemm.h): invariant.
+/* conv_impl.c: `conv2d`, `conv2d_dgrad` and `conv2d_wgrad` by the canonical GEMM (gemm.h):
+ * invariant.
  *
  * The operand that a kernel window reads is written out ("columns"), so that the chain of an output
  * element is a row of one matrix times a column of another, in the order of the contract:
  *
- *     y  [O/G, pixels] = w  [O/G, k]  * cols(x)  [k, pixels]   k = (channel of the group, row, column)
- *     dx [C/G, pixels] = w' [C/G, k]  * cols(dy) [k, pixels]   k = (output of the group, row, column)
- *     dw [O/G, q]      = dy [O/G, k]  * cols(x)' [k, q]        k = (sample, output row, column), grains
+ *     y  [O/G, pixels] = w  [O/G, k]  * cols(x)  [k, pixels]   k = (channel of the group, row,
+ * column) dx [C/G, pixels] = w' [C/G, k]  * cols(dy) [k, pixels]   k = (output of the group, row,
+ * column) dw [O/G, q]      = dy [O/G, k]  * cols(x)' [k, q]        k = (sample, output row,
+ * column), grains
  *
  * What lies in the padding, or between the strides, is zero in the columns.  Columns are gathered,
  * each element once; nothing is ever added up outside of the GEMM.
  *
- * y and dx: the output is cut into bands of rows of one sample; a thread gathers a band's columns, which
- * stay in its cache, and multiplies them.  dw: the chain goes through all samples of a grain, so the
- * columns of all samples are written, for a part of q (or some groups) at a time.
+ * y and dx: the output is cut into bands of rows of one sample; a thread gathers a band's columns,
+ * which stay in its cache, and multiplies them.  dw: the chain goes through all samples of a grain,
+ * so the columns of all samples are written, for a part of q (or some groups) at a time.
  *
  * Not here: 1x1 kernels without the copy, and weight gradients so large that the columns would need
  * more than MAX_SCRATCH: the portable kernel takes those.
@@ -48,7 +50,7 @@ typedef struct conv {
     int64_t gemm_bytes;          /* of one thread */
     int level, threads;
     bool bias;
-    iv__gemm g;                  /* for a whole band; dw: a whole part */
+    iv__gemm g; /* for a whole band; dw: a whole part */
     /* of the running call: */
     const uint8_t *a, *b;
     uint8_t *out, *turned, *cols, *gemm_scratch;
@@ -77,8 +79,9 @@ static int64_t aligned(int64_t bytes)
 
 /* ---- columns ---- */
 
-/* Along one axis, which elements of the source (x; for dx: dy) one place of the kernel meets, and where
- * they go in the columns: dst + i dst_step takes src + i src_step, i < count.  The rest is zero. */
+/* Along one axis, which elements of the source (x; for dx: dy) one place of the kernel meets, and
+ * where they go in the columns: dst + i dst_step takes src + i src_step, i < count.  The rest is
+ * zero. */
 typedef struct tap {
     int64_t dst, src, count, dst_step, src_step;
 } tap;
@@ -88,12 +91,13 @@ static int64_t div_floor(int64_t a, int64_t b)
     return a >= 0 ? a / b : -div_up(-a, b);
 }
 
-/* Output i of the convolution meets position i * stride + kernel - pad of its input, of which there are
- * `size`.  Gathered are the outputs (dx: the positions) [first, end). */
+/* Output i of the convolution meets position i * stride + kernel - pad of its input, of which there
+ * are `size`.  Gathered are the outputs (dx: the positions) [first, end). */
 static tap tap_at(const conv *c, int axis, int64_t kernel, int64_t first, int64_t end)
 {
     bool back = c->kind == DGRAD;
-    int64_t s = c->stride[axis], off = kernel - c->pad[axis], size = axis ? c->w : c->h, n_out = axis ? c->ow : c->oh;
+    int64_t s = c->stride[axis], off = kernel - c->pad[axis], size = axis ? c->w : c->h,
+            n_out = axis ? c->ow : c->oh;
     int64_t pos_first = back ? first : 0, pos_end = back ? end : size;
     int64_t i = i64_max(back ? 0 : first, -div_floor(off - pos_first, s));
     int64_t count = i64_min(back ? n_out : end, div_floor(pos_end - 1 - off, s) + 1) - i;
@@ -101,10 +105,11 @@ static tap tap_at(const conv *c, int axis, int64_t kernel, int64_t first, int64_
     return back ? (tap){t.src - first, i, t.count, s, 1} : t;
 }
 
-/* copy: element [r * row_step + i * step] of the source to that of the columns, for a tap of rows and one
- * of elements.  zero: n elements in each of `rows` rows. */
+/* copy: element [r * row_step + i * step] of the source to that of the columns, for a tap of rows
+ * and one of elements.  zero: n elements in each of `rows` rows. */
 #define BY_TYPE(T, bits)                                                                           \
-    static void copy_##bits(void *dst, int64_t dst_w, const void *src, int64_t src_w, tap y, tap x) \
+    static void copy_##bits(void *dst, int64_t dst_w, const void *src, int64_t src_w, tap y,       \
+                            tap x)                                                                 \
     {                                                                                              \
         for (int64_t r = 0; r < y.count; ++r) {                                                    \
             T *d = (T *)dst + (y.dst + r * y.dst_step) * dst_w + x.dst;                            \
@@ -113,13 +118,15 @@ static tap tap_at(const conv *c, int axis, int64_t kernel, int64_t first, int64_
                 memcpy(d, s, (size_t)x.count * sizeof(T));                                         \
                 continue;                                                                          \
             }                                                                                      \
-            for (int64_t i = 0; i < x.count; ++i) d[i * x.dst_step] = s[i * x.src_step];           \
+            for (int64_t i = 0; i < x.count; ++i)                                                  \
+                d[i * x.dst_step] = s[i * x.src_step];                                             \
         }                                                                                          \
     }                                                                                              \
     static void zero_##bits(void *dst, int64_t rows, int64_t step, int64_t n)                      \
     {                                                                                              \
         for (int64_t r = 0; r < rows; ++r)                                                         \
-            for (int64_t i = 0; i < n; ++i) ((T *)dst)[r * step + i] = 0;                          \
+            for (int64_t i = 0; i < n; ++i)                                                        \
+                ((T *)dst)[r * step + i] = 0;                                                      \
     }
 BY_TYPE(uint16_t, 16)
 BY_TYPE(uint32_t, 32)
@@ -130,10 +137,12 @@ static const struct {
 } by_bytes[9] = {[2] = {copy_16, zero_16}, [4] = {copy_32, zero_32}, [8] = {copy_64, zero_64}};
 
 /* Steps of 1 and rows of equal width: all rows are one run; the gaps in it are then set to zero. */
-static void gather_run(const conv *c, uint8_t *dst, const uint8_t *plane, int64_t rows, tap y, tap x)
+static void gather_run(const conv *c, uint8_t *dst, const uint8_t *plane, int64_t rows, tap y,
+                       tap x)
 {
     int64_t e = c->in_bytes, w = c->w, gap = w - x.count;
-    uint8_t *first = dst + (y.dst * w + x.dst) * e, *last = first + ((y.count - 1) * w + x.count) * e;
+    uint8_t *first = dst + (y.dst * w + x.dst) * e,
+            *last = first + ((y.count - 1) * w + x.count) * e;
     memset(dst, 0, (size_t)(y.dst * w * e));
     by_bytes[e].zero(dst + y.dst * w * e, 1, 0, x.dst);
     memcpy(first, plane + (y.src * w + x.src) * e, (size_t)(last - first));
@@ -144,7 +153,8 @@ static void gather_run(const conv *c, uint8_t *dst, const uint8_t *plane, int64_
 }
 
 /* Rows [y0, y1) of the columns' plane (of outputs; dx: of inputs) at one place of the kernel. */
-static void gather(const conv *c, uint8_t *dst, const uint8_t *plane, int64_t place, int64_t y0, int64_t y1)
+static void gather(const conv *c, uint8_t *dst, const uint8_t *plane, int64_t place, int64_t y0,
+                   int64_t y1)
 {
     int64_t dst_w = c->kind == DGRAD ? c->w : c->ow, src_w = c->kind == DGRAD ? c->ow : c->w;
     tap y = tap_at(c, 0, place / c->kw, y0, y1), x = tap_at(c, 1, place % c->kw, 0, dst_w);
@@ -160,7 +170,8 @@ static void gather(const conv *c, uint8_t *dst, const uint8_t *plane, int64_t pl
 /* ---- y and dx: bands ---- */
 
 /* Adds the bias of output channel `row` of group `batch` to finished sums. */
-static void add_bias(void *ctx, void *acc, int64_t batch, int64_t row0, int64_t rows, int64_t col0, int64_t cols, int64_t ld)
+static void add_bias(void *ctx, void *acc, int64_t batch, int64_t row0, int64_t rows, int64_t col0,
+                     int64_t cols, int64_t ld)
 {
     (void)col0;
     const conv *c = ctx;
@@ -168,10 +179,12 @@ static void add_bias(void *ctx, void *acc, int64_t batch, int64_t row0, int64_t 
     for (int64_t r = 0; r < rows; ++r, ++o)
         if (c->g.in == IV__GEMM_F64) {
             double *x = (double *)acc + r * ld, b = ((const double *)c->bias_data)[o];
-            for (int64_t i = 0; i < cols; ++i) x[i] += b;
+            for (int64_t i = 0; i < cols; ++i)
+                x[i] += b;
         } else {
             float *x = (float *)acc + r * ld, b = ((const float *)c->bias_data)[o];
-            for (int64_t i = 0; i < cols; ++i) x[i] += b;
+            for (int64_t i = 0; i < cols; ++i)
+                x[i] += b;
         }
 }
 
@@ -179,11 +192,13 @@ static void add_bias(void *ctx, void *acc, int64_t batch, int64_t row0, int64_t 
 static void band_gather(const conv *c, uint8_t *cols, int64_t sample, int64_t y0, int64_t y1)
 {
     bool forward = c->kind == FORWARD;
-    int64_t channels = forward ? c->c : c->o, plane = (forward ? c->h * c->w : c->oh * c->ow) * c->in_bytes;
+    int64_t channels = forward ? c->c : c->o,
+            plane = (forward ? c->h * c->w : c->oh * c->ow) * c->in_bytes;
     int64_t row = (y1 - y0) * (forward ? c->ow : c->w) * c->in_bytes;
     const uint8_t *src = c->a + sample * channels * plane;
     for (int64_t i = 0; i < channels; ++i)
-        for (int64_t place = 0; place < c->kh * c->kw; ++place, cols += row) gather(c, cols, src + i * plane, place, y0, y1);
+        for (int64_t place = 0; place < c->kh * c->kw; ++place, cols += row)
+            gather(c, cols, src + i * plane, place, y0, y1);
 }
 
 static void bands_run(void *arg, int64_t begin, int64_t end, int thread)
@@ -193,14 +208,16 @@ static void bands_run(void *arg, int64_t begin, int64_t end, int thread)
     uint8_t *cols = c->cols + thread * c->cols_bytes;
     iv__gemm g = c->g;
     for (int64_t i = begin; i < end; ++i) {
-        int64_t sample = i / c->n_bands, y0 = i % c->n_bands * c->band, y1 = i64_min(y0 + c->band, height);
+        int64_t sample = i / c->n_bands, y0 = i % c->n_bands * c->band,
+                y1 = i64_min(y0 + c->band, height);
         band_gather(c, cols, sample, y0, y1);
         g.n = g.b_rs = (y1 - y0) * width;
         g.b_bs = g.k * g.n;
         uint8_t *out = c->out + (sample * g.batch * g.c_bs + y0 * width) * c->out_bytes;
-        /* In a loop of the team the product runs on this thread.  (A single band is no loop: then the
-         * product has the team and all of the scratch.) */
-        iv__gemm_run(&g, c->level, c->kind == FORWARD ? c->b : c->turned, cols, out, c->gemm_scratch + thread * c->gemm_bytes);
+        /* In a loop of the team the product runs on this thread.  (A single band is no loop: then
+         * the product has the team and all of the scratch.) */
+        iv__gemm_run(&g, c->level, c->kind == FORWARD ? c->b : c->turned, cols, out,
+                     c->gemm_scratch + thread * c->gemm_bytes);
     }
 }
 
@@ -220,7 +237,8 @@ static void turn_weights(void *arg, int64_t begin, int64_t end, int thread)
 static void plan_bands(conv *c)
 {
     bool forward = c->kind == FORWARD;
-    int64_t rows = (forward ? c->c : c->o) * c->kh * c->kw, width = forward ? c->ow : c->w, height = forward ? c->oh : c->h;
+    int64_t rows = (forward ? c->c : c->o) * c->kh * c->kw, width = forward ? c->ow : c->w,
+            height = forward ? c->oh : c->h;
     int64_t most = i64_max(BAND_BYTES / (rows * width * c->in_bytes), div_up(BAND_PIXELS, width));
     c->n_bands = i64_max(div_up(height, most), div_up(c->threads, i64_max(c->n, 1)));
     c->band = div_up(height, i64_min(c->n_bands, height));
@@ -260,7 +278,8 @@ static void turn_dy(void *arg, int64_t begin, int64_t end, int thread)
     }
 }
 
-/* Columns of a part, [groups of the part, q of the part, N, output pixels]; i counts all but pixels. */
+/* Columns of a part, [groups of the part, q of the part, N, output pixels]; i counts all but
+ * pixels. */
 static void part_gather(void *arg, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
@@ -268,7 +287,8 @@ static void part_gather(void *arg, int64_t begin, int64_t end, int thread)
     const conv *c = p->c;
     int64_t kernel = c->kh * c->kw, cg = c->c / c->groups, plane = c->h * c->w * c->in_bytes;
     for (int64_t i = begin; i < end; ++i) {
-        int64_t sample = i % c->n, q = p->q0 + i / c->n % c->g.n, group = p->group + i / c->n / c->g.n;
+        int64_t sample = i % c->n, q = p->q0 + i / c->n % c->g.n,
+                group = p->group + i / c->n / c->g.n;
         const uint8_t *src = c->b + (sample * c->c + group * cg + q / kernel) * plane;
         gather(c, c->cols + i * c->oh * c->ow * c->in_bytes, src, q % kernel, 0, c->oh);
     }
@@ -323,10 +343,11 @@ static bool contiguous(const iv_tensor_desc *t)
 static void set_sizes(conv *c, const iv_op_desc *d)
 {
     const iv_tensor_desc *of[3][3] = {/* x, w, y */
-        [FORWARD] = {&d->in[0], &d->in[1], &d->out[0]},
-        [DGRAD] = {&d->out[0], &d->in[1], &d->in[0]},
-        [WGRAD] = {&d->in[1], &d->out[0], &d->in[0]}};
-    const int64_t *x = of[c->kind][0]->shape.dim, *w = of[c->kind][1]->shape.dim, *y = of[c->kind][2]->shape.dim;
+                                      [FORWARD] = {&d->in[0], &d->in[1], &d->out[0]},
+                                      [DGRAD] = {&d->out[0], &d->in[1], &d->in[0]},
+                                      [WGRAD] = {&d->in[1], &d->out[0], &d->in[0]}};
+    const int64_t *x = of[c->kind][0]->shape.dim, *w = of[c->kind][1]->shape.dim,
+                  *y = of[c->kind][2]->shape.dim;
     c->n = x[0], c->c = x[1], c->h = x[2], c->w = x[3];
     c->o = w[0], c->kh = w[2], c->kw = w[3];
     c->oh = y[2], c->ow = y[3];
@@ -338,19 +359,25 @@ static void set_sizes(conv *c, const iv_op_desc *d)
 }
 
 /* iv__gemm_type + 1 of an element type; 0: none. */
-static const uint8_t gemm_types[IV_DTYPE_COUNT] = {
-    [IV_F32] = IV__GEMM_F32 + 1, [IV_F64] = IV__GEMM_F64 + 1, [IV_BF16] = IV__GEMM_BF16 + 1, [IV_F16] = IV__GEMM_F16 + 1};
+static const uint8_t gemm_types[IV_DTYPE_COUNT] = {[IV_F32] = IV__GEMM_F32 + 1,
+                                                   [IV_F64] = IV__GEMM_F64 + 1,
+                                                   [IV_BF16] = IV__GEMM_BF16 + 1,
+                                                   [IV_F16] = IV__GEMM_F16 + 1};
 
 static iv_status check_types(const cpu_device *cpu, const iv_op_desc *d)
 {
     iv_dtype in = d->in[0].dtype, out = d->out[0].dtype;
-    if (in != d->in[1].dtype || !gemm_types[in] || !gemm_types[out] || (in == IV_F64) != (out == IV_F64))
-        return cpu->host->fail(IV_UNSUPPORTED, "types %s, %s to %s", iv_dtype_name(in), iv_dtype_name(d->in[1].dtype), iv_dtype_name(out));
+    if (in != d->in[1].dtype || !gemm_types[in] || !gemm_types[out] ||
+        (in == IV_F64) != (out == IV_F64))
+        return cpu->host->fail(IV_UNSUPPORTED, "types %s, %s to %s", iv_dtype_name(in),
+                               iv_dtype_name(d->in[1].dtype), iv_dtype_name(out));
     iv_dtype full = in == IV_F64 ? IV_F64 : IV_F32;
     if (d->n_in == 3 && d->in[2].dtype != full)
-        return cpu->host->fail(IV_UNSUPPORTED, "bias of %s, needs %s", iv_dtype_name(d->in[2].dtype), iv_dtype_name(full));
+        return cpu->host->fail(IV_UNSUPPORTED, "bias of %s, needs %s",
+                               iv_dtype_name(d->in[2].dtype), iv_dtype_name(full));
     for (int32_t i = 0; i < d->n_in; ++i)
-        if (!contiguous(&d->in[i])) return cpu->host->fail(IV_UNSUPPORTED, "input %d is not contiguous", i);
+        if (!contiguous(&d->in[i]))
+            return cpu->host->fail(IV_UNSUPPORTED, "input %d is not contiguous", i);
     return IV_OK;
 }
 
@@ -385,13 +412,16 @@ static iv_status conv_accepts(void *dev, const iv_op_desc *d)
     if (s != IV_OK) return s;
     int64_t scratch = plan_conv(&c, cpu, d);
     if (scratch > MAX_SCRATCH)
-        return cpu->host->fail(IV_UNSUPPORTED, "needs %lld MiB of scratch, %d at most", (long long)(scratch >> 20), MAX_SCRATCH >> 20);
+        return cpu->host->fail(IV_UNSUPPORTED, "needs %lld MiB of scratch, %d at most",
+                               (long long)(scratch >> 20), MAX_SCRATCH >> 20);
     if (c.n % c.g.segments != 0)
-        return cpu->host->fail(IV_UNSUPPORTED, "%lld samples in %lld grains", (long long)c.n, (long long)c.g.segments);
+        return cpu->host->fail(IV_UNSUPPORTED, "%lld samples in %lld grains", (long long)c.n,
+                               (long long)c.g.segments);
     return IV_OK;
 }
 
-static iv_status conv_prepare(void *dev, const iv_op_desc *d, void **out_prepared, int64_t *out_scratch)
+static iv_status conv_prepare(void *dev, const iv_op_desc *d, void **out_prepared,
+                              int64_t *out_scratch)
 {
     const cpu_device *cpu = dev;
     conv *c = malloc(sizeof(*c));
@@ -420,7 +450,8 @@ static iv_status conv_run(void *queue, void *prepared, const iv_buffer *io)
     if (c->kind == WGRAD) {
         iv__team_for(c->o * c->n, 1, turn_dy, c);
         for (int64_t group = 0; group < c->groups; group += c->part_groups)
-            for (int64_t q = 0; q < c->g.c_rs; q += c->part_q) wgrad_part(c, group, q);
+            for (int64_t q = 0; q < c->g.c_rs; q += c->part_q)
+                wgrad_part(c, group, q);
         return IV_OK;
     }
     if (c->kind == DGRAD) iv__team_for(c->o * (c->c / c->groups), 64, turn_weights, c);
@@ -428,7 +459,11 @@ static iv_status conv_run(void *queue, void *prepared, const iv_buffer *io)
     return IV_OK;
 }
 
-#define CONV_IMPL(id) \
-    {.name = "cpu." #id, .op = #id, .invariant = true, .accepts = conv_accepts, .prepare = conv_prepare, .unprepare = free, .run = conv_run}
-static const iv_impl impls[] = {CONV_IMPL(conv2d), CONV_IMPL(conv2d_dgrad), CONV_IMPL(conv2d_wgrad)};
+#define CONV_IMPL(id)                                                                              \
+    {                                                                                              \
+        .name = "cpu." #id, .op = #id, .invariant = true, .accepts = conv_accepts,                 \
+        .prepare = conv_prepare, .unprepare = free, .run = conv_run                                \
+    }
+static const iv_impl impls[] = {CONV_IMPL(conv2d), CONV_IMPL(conv2d_dgrad),
+                                CONV_IMPL(conv2d_wgrad)};
 const iv_impl *const iv__cpu_conv_impls[] = {&impls[0], &impls[1], &impls[2], NULL};

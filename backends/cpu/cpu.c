@@ -46,14 +46,17 @@ static int usable_cores(void)
 static iv_status choose_level(const char *forced, int *out)
 {
     int best = iv__isa_detect();
-    if (best < 0) return host->fail(IV_UNAVAILABLE, "this processor lacks x86-64-v2, the least that the CPU backend needs");
+    while (best >= 0 && !iv__host_kernels[best]) --best;
+    if (best < 0) return host->fail(IV_UNAVAILABLE, "this processor lacks the least instruction level that the CPU backend was built for (x86-64-v2 by default)");
     *out = best;
     if (!forced) return IV_OK;
     int level = iv__isa_from_name(forced);
     if (level < 0)
         return host->fail(IV_INVALID, "INVAR_ISA='%s': no such instruction level [hint: one of v2, v3, v4]", forced);
     if (level > best)
-        return host->fail(IV_UNAVAILABLE, "INVAR_ISA=%s: this processor has only up to %s", forced, iv__isa_name(best));
+        return host->fail(IV_UNAVAILABLE, "INVAR_ISA=%s: this machine and build have only up to %s", forced, iv__isa_name(best));
+    if (!iv__host_kernels[level])
+        return host->fail(IV_UNAVAILABLE, "INVAR_ISA=%s: this build left that level out (INVAR_LEVELS)", forced);
     *out = level;
     return IV_OK;
 }

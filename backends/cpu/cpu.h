@@ -19,8 +19,9 @@ typedef struct iv__host_kernel {
     const char *file, *name, *sig;
     cpu_kernel_fn *fn;
 } iv__host_kernel;
-/* [level] the instances of all kernel files at that level; each list ends with a NULL name.  The build
- * writes this table from kernels/kernels.def. */
+/* [level] the instances of all kernel files at that level; each list ends with a NULL name;
+ * NULL for a level that the build left out (INVAR_LEVELS).  The build writes this table from
+ * kernels/kernels.def. */
 extern const iv__host_kernel *const *const iv__host_kernels[IV__ISA_COUNT];
 
 /* Runs groups [g0, g1) of an element program (elem.c, once per level). */

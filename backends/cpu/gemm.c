@@ -1,18 +1,20 @@
 /* gemm.c: blocking, threading and segments of the canonical matrix product; the arithmetic is in
  * gemm_kernels.inc.
  *
- *     task      one block of c, at most MAX_M x MAX_N, of one product of the batch; a thread's share
- *     k-block   at most MAX_K packed k: pack b's part of the block once (it stays in the second-level
+ *     task      one block of c, at most MAX_M x MAX_N, of one product of the batch; a thread's
+ * share
+ *     k-block   at most MAX_K packed k: pack b's part of the block once (it stays in the
+ * second-level
  *               cache), then for each panel of a: pack it (first level), run it against all of b
  *     tile      mr x nr sums in registers
  *
- * The chain of an output element goes through the k-blocks in order; between them the tile's sums wait
- * in scratch ("state").  So blocking never changes a bit.
+ * The chain of an output element goes through the k-blocks in order; between them the tile's sums
+ * wait in scratch ("state").  So blocking never changes a bit.
  *
- * Segments.  A tile's state is a stack of `depth` tiles.  The running segment is on top; when segment
- * s ends, s + 1 segments are in, and as many folds follow as s + 1 has trailing zero bits: a binary
- * counter, whose final fold from the top gives the balanced tree.  Height = number of one bits in s, so
- * the stack needs no variables.
+ * Segments.  A tile's state is a stack of `depth` tiles.  The running segment is on top; when
+ * segment s ends, s + 1 segments are in, and as many folds follow as s + 1 has trailing zero bits:
+ * a binary counter, whose final fold from the top gives the balanced tree.  Height = number of one
+ * bits in s, so the stack needs no variables.
  */
 #include "backends/cpu/gemm.h"
 
@@ -109,8 +111,9 @@ static void plan_k(plan *p)
     }
 }
 
-/* Scratch of a thread: a k-block of b, a panel of a, and the states of a task's tiles, or of one tile
- * if there is one k-block.  Bounds that hold for every level and every splitting into tasks. */
+/* Scratch of a thread: a k-block of b, a panel of a, and the states of a task's tiles, or of one
+ * tile if there is one k-block.  Bounds that hold for every level and every splitting into tasks.
+ * */
 static void plan_scratch(plan *p)
 {
     const iv__gemm *g = p->g;
@@ -182,8 +185,8 @@ static void fp_set(unsigned mode)
 /* ---- one tile ---- */
 
 /* Continues a tile over the packed range [p0, p1), through the segments in it. */
-static void tile_sum(const plan *p, int64_t p0, int64_t p1, const char *a, const char *b, char *state,
-                     int64_t rows, int64_t cols)
+static void tile_sum(const plan *p, int64_t p0, int64_t p1, const char *a, const char *b,
+                     char *state, int64_t rows, int64_t cols)
 {
     const iv__gemm *g = p->g;
     int64_t e = sum_bytes(g), tile = p->tile_elems * e;

@@ -1,6 +1,7 @@
 # gemm.cmake: sources of the CPU backend's team and matrix product, with the flags of each level.
-# Sets IV_CPU_GEMM_SOURCES; include it in the CMakeLists.txt that defines the target (file properties
-# are seen in that directory only).  Include path: the repository root.  Links: threads, m.
+# Sets IV_CPU_GEMM_SOURCES; include it in the CMakeLists.txt that defines the target (file
+# properties are seen in that directory only).  Include path: the repository root.  Links: threads,
+# m.
 set(dir ${CMAKE_CURRENT_LIST_DIR})
 set(IV_CPU_GEMM_SOURCES ${dir}/team.c ${dir}/isa.c ${dir}/gemm.c)
 set(flags -O3 -std=gnu11 -ffp-contract=off -fno-math-errno -fno-trapping-math)

@@ -3,9 +3,10 @@
  *     c[b][i][j] = sum over k of a[b][i][k] * b[b][k][j]
  *
  * f32 and f64: one chain acc = fma(a, b, acc) in rising k.  bf16 and f16: blocks of 32 with an even
- * and an odd f32 chain, K padded with zeros.  With S segments, K is cut into S equal ranges, each is a
- * sum of its own, and the S sums are folded by the balanced binary tree.  The bits depend on nothing
- * else: not on the level, the threads, the strides or the batch.  (Of a NaN only that it is one.)
+ * and an odd f32 chain, K padded with zeros.  With S segments, K is cut into S equal ranges, each
+ * is a sum of its own, and the S sums are folded by the balanced binary tree.  The bits depend on
+ * nothing else: not on the level, the threads, the strides or the batch.  (Of a NaN only that it is
+ * one.)
  */
 #ifndef IV_BACKENDS_CPU_GEMM_H
 #define IV_BACKENDS_CPU_GEMM_H
@@ -46,15 +47,15 @@ typedef struct iv__gemm {
 bool iv__gemm_accepts(const iv__gemm *g);
 
 /* Bytes of scratch that iv__gemm_run needs with a team of `n_threads` or fewer; the same for every
- * level.  At most 1.5 MiB a thread (f64: 2.2 MiB); with k > 384 and S segments the sums among it, 0.8 MiB
- * (f64: 1.6 MiB), are needed floor(log2 S) + 1 times. */
+ * level.  At most 1.5 MiB a thread (f64: 2.2 MiB); with k > 384 (192) and S segments the sums
+ * among it, 0.8 MiB (1.6 MiB), are needed floor(log2 S) + 1 times. */
 size_t iv__gemm_scratch(const iv__gemm *g, int n_threads);
 
 /* Runs `g` over the team at `isa_level` (isa.h; the machine must have it).  Blocks; no allocation.
  * a, b, c are aligned to their element size; c must not overlap a or b.  scratch: as many bytes as
- * iv__gemm_scratch says for iv__team_size() threads, 64-byte aligned, not shared with a call that runs
- * at the same time.  `g` must be one that iv__gemm_accepts.  k == 0 gives +0 (then the epilogue).
- * The floating-point environment is put back as it was. */
+ * iv__gemm_scratch says for iv__team_size() threads, 64-byte aligned, not shared with a call that
+ * runs at the same time.  `g` must be one that iv__gemm_accepts.  k == 0 gives +0 (then the
+ * epilogue). The floating-point environment is put back as it was. */
 void iv__gemm_run(const iv__gemm *g, int isa_level, const void *a, const void *b, void *c,
                   void *scratch);
 

@@ -33,8 +33,8 @@ typedef struct iv__gemm_ops {
 
     /* Packs a panel, by input type; src is the first row or column of the panel at k = 0. */
     void (*pack[IV__GEMM_TYPES])(void *dst, const void *src, const iv__gemm_panel *q);
-    /* Continues the sums of the tile over `steps` packed k (a multiple of 32 for 16-bit types); only
-     * the first `rows` and `cols` are asked for, the others are left undefined. */
+    /* Continues the sums of the tile over `steps` packed k (a multiple of 32 for 16-bit types);
+     * only the first `rows` and `cols` are asked for, the others are left undefined. */
     void (*chain[IV__GEMM_TYPES])(int64_t steps, const void *a, const void *b, void *acc,
                                   int64_t rows, int64_t cols);
     /* dst[i] += src[i], over n elements: one fold of two segments' tiles. */

@@ -18,9 +18,9 @@ enum { IV__ISA_BASE, IV__ISA_COUNT };
 /* The highest level that processor and operating system allow; -1 if not even the lowest. */
 int iv__isa_detect(void);
 
-/* The level called `name` ("v2", "v3", "v4"; "base"), whether this machine has it or not; -1 if there
- * is none of that name in this build or `name` is NULL.  A caller that forces a level must compare it
- * with iv__isa_detect(). */
+/* The level called `name` ("v2", "v3", "v4"; "base"), whether this machine has it or not; -1 if
+ * there is none of that name in this build or `name` is NULL.  A caller that forces a level must
+ * compare it with iv__isa_detect(). */
 int iv__isa_from_name(const char *name);
 
 /* The name of `level`, a string constant; NULL if it is out of range. */
@@ -29,8 +29,8 @@ const char *iv__isa_name(int level);
 /* The processor multiplies bf16 pairs: VDPBF16PS.  Not canonical arithmetic (numerics, rule 5). */
 bool iv__isa_has_avx512_bf16(void);
 
-/* The processor and the kernel know bf16 tiles: TDPBF16PS.  The process must still ask Linux for the
- * tile state (arch_prctl ARCH_REQ_XCOMP_PERM) before it uses them. */
+/* The processor and the kernel know bf16 tiles: TDPBF16PS.  The process must still ask Linux for
+ * the tile state (arch_prctl ARCH_REQ_XCOMP_PERM) before it uses them. */
 bool iv__isa_has_amx_bf16(void);
 
 #endif

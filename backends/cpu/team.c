@@ -1,10 +1,11 @@
-/* team.c: one thread team, in two implementations: OpenMP's (INVAR_OPENMP), so that we share threads
- * with vendor libraries built on the same runtime, or our own pthread team.
+/* team.c: one thread team, in two implementations: OpenMP's (INVAR_OPENMP), so that we share
+ * threads with vendor libraries built on the same runtime, or our own pthread team.
  *
  * The pthread team keeps its workers in a loop: wait for a new `generation`, run the chunk with the
- * worker's number, count down `pending`.  Both waits spin for some microseconds (launches follow each
- * other closely in a training step) and then sleep on a condition variable.  With more threads than
- * processors nobody spins.  The generation changes only under the lock, so a sleeper can't miss it.
+ * worker's number, count down `pending`.  Both waits spin for some microseconds (launches follow
+ * each other closely in a training step) and then sleep on a condition variable.  With more threads
+ * than processors nobody spins.  The generation changes only under the lock, so a sleeper can't
+ * miss it.
  */
 #include "backends/cpu/team.h"
 

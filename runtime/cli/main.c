@@ -115,6 +115,5 @@ int main(int argc, char **argv)
     if (status != 0) return status;
     if (c.help) iv__cli_help(stdout, k);
     else status = k->run(&c);
-    const int lost = iv__cli_flush(&c);
-    return status != 0 ? status : lost;
+    return status != 0 ? status : iv__cli_flush(&c);
 }

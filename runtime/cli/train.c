@@ -28,8 +28,9 @@ static void catch_signals(void)
 }
 
 typedef struct session {
-    bool json;
-    int64_t every; /* log.every */
+    const iv__cli_run *run;
+    bool json, started; /* started: the first step is done */
+    int64_t every;      /* log.every */
     iv__progress progress;
     char saved[1024]; /* the last checkpoint, or "" */
     int64_t saved_step, step;
@@ -61,11 +62,29 @@ static void json_step(const iv_step_report *r)
     fflush(stdout);
 }
 
+/* What is trained, on what.  Shown after the first step, so that a fault before it is one line. */
+static void print_start(const iv__cli_run *run, const iv_step_report *first)
+{
+    iv_trainer_info t;
+    char parameters[32], samples[32];
+    iv_trainer_info_get(run->trainer, &t);
+    iv__print_count(parameters, (double)t.parameters);
+    iv__print_count(
+        samples, (double)(t.is_tokens ? run->info.tokens[IV_TRAIN] : run->info.samples[IV_TRAIN]));
+    fprintf(stderr, "%s: %s parameters on %s, %s, numerics %s\n",
+            iv_config_str(run->config, "model.name"), parameters, t.device, t.precision,
+            t.numerics);
+    fprintf(stderr, "%s: %s %s for training; %lld a step\n",
+            iv_config_str(run->config, "data.train"), samples, t.is_tokens ? "tokens" : "samples",
+            (long long)(t.batch * t.accumulate * (t.is_tokens ? run->spec.sample.dim[0] : 1)));
+    if (first->step > 1) fprintf(stderr, "resumed after step %lld\n", (long long)first->step - 1);
+}
+
 static void on_step(void *ctx, const iv_step_report *r)
 {
     session *s = ctx;
-    if (s->step == 0 && r->step > 1 && !s->json)
-        iv__progress_line(&s->progress, "resumed after step %lld", (long long)r->step - 1);
+    if (!s->json && !s->started) print_start(s->run, r);
+    s->started = true;
     s->step = r->step;
     if (!s->json) iv__progress_step(&s->progress, r);
     else if (r->step % s->every == 0 || r->step == s->progress.max_steps) json_step(r);
@@ -112,21 +131,6 @@ static void on_log(void *ctx, iv_log_level level, const char *line)
     iv__progress_line(&s->progress, "invar: %s", line);
 }
 
-static void print_start(const iv__cli_run *r)
-{
-    iv_trainer_info t;
-    char parameters[32], samples[32];
-    iv_trainer_info_get(r->trainer, &t);
-    iv__print_count(parameters, (double)t.parameters);
-    iv__print_count(samples,
-                    (double)(t.is_tokens ? r->info.tokens[IV_TRAIN] : r->info.samples[IV_TRAIN]));
-    fprintf(stderr, "%s: %s parameters on %s, %s, numerics %s\n",
-            iv_config_str(r->config, "model.name"), parameters, t.device, t.precision, t.numerics);
-    fprintf(stderr, "%s: %s %s for training; %lld a step\n", iv_config_str(r->config, "data.train"),
-            samples, t.is_tokens ? "tokens" : "samples",
-            (long long)(t.batch * t.accumulate * (t.is_tokens ? r->spec.sample.dim[0] : 1)));
-}
-
 static void print_end(const session *s, const iv_fit_result *f)
 {
     if (s->json) {
@@ -168,10 +172,9 @@ static int interrupted(const iv__cli *c, const session *s)
 
 static int fit(const iv__cli *c, const iv__cli_run *r)
 {
-    session s = {.json = c->json, .every = iv_config_int(r->config, "log.every")};
+    session s = {.run = r, .json = c->json, .every = iv_config_int(r->config, "log.every")};
     iv_fit_result result;
     const iv_fit_callbacks callbacks = {&s, on_step, on_eval, on_save, stop};
-    if (!s.json) print_start(r);
     iv__progress_start(&s.progress, r->trainer,
                        iv__progress_duration(iv_config_str(r->config, "train.max_time")));
     iv_log_set(c->verbose ? IV_LOG_DEBUG : IV_LOG_INFO, on_log, &s);

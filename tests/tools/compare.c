@@ -2,17 +2,20 @@
  *
  *   compare --model gpt|cnn --init FILE --batches FILE --expect FILE.json [--grads FILE] [--idx DIR]
  *           [--precision P] [--mode KEY] [--loss-tol X] [--norm-tol X] [--grad-tol X] [--set K=V ...]
+ *           [--missing skip]
  *
  * FILE.json: {"config": {...}, "adamw": {...}, "clip_norm": x, "KEY": {"loss": [...], "grad_norm": [...]}}
  * as PyTorch made it; --batches holds "input" [steps, B, T] and "target", or "label" [steps, B] with
- * images taken in file order from --idx.  --grads: gradients of step 0, compared by largest element.
- * Tolerances are relative.  Exit status 1 on a difference. */
+ * images from "input" [steps, B, 1, H, W], or taken in file order from --idx.  --grads: gradients of
+ * step 0, compared by largest element.  Tolerances are relative.
+ * Exit status: 1 on a difference; with --missing skip 77 (and the reason) if a file is not there. */
 #include "base.h"
 #include "plugin.h"
 #include "registry.h"
 
 #include <cjson/cJSON.h>
 #include <math.h>
+#include <unistd.h>
 
 typedef struct tensor {
     char name[128];
@@ -62,7 +65,7 @@ static double number(const cJSON *o, const char *key)
 }
 
 typedef struct options {
-    const char *model, *init, *batches, *expect, *grads, *idx, *precision, *mode;
+    const char *model, *init, *batches, *expect, *grads, *idx, *precision, *mode, *missing;
     double loss_tol, norm_tol, grad_tol;
 } options;
 
@@ -86,6 +89,7 @@ static iv_status configure(const options *o, const cJSON *ref, iv_config *c)
     set_number(c, "model.layers", number(cfg, "layers"));
     set_number(c, "model.heads", number(cfg, "heads"));
     set_number(c, "model.width", number(cfg, "width"));
+    set_number(c, "model.channels", number(cfg, "channels"));
     set_number(c, "optim.lr", number(adam, "lr"));
     set_number(c, "optim.eps", number(adam, "eps"));
     set_number(c, "optim.weight_decay", number(adam, "weight_decay"));
@@ -131,7 +135,8 @@ static iv_status compare_grads(iv_trainer *t, const file *ref, double tol, int *
     return IV_OK;
 }
 
-static iv_status images(const options *o, int64_t first, int64_t n, float **out)
+/* The first n images of the training split of --idx. */
+static iv_status images(const options *o, int64_t n, float **out)
 {
     char spec[512];
     iv_dataset *d;
@@ -142,7 +147,7 @@ static iv_status images(const options *o, int64_t first, int64_t n, float **out)
     iv_dataset_info_get(d, &info);
     int64_t per = iv_shape_count(&info.sample);
     IV_TRY(iv__calloc(n * per, 4, "images", out));
-    for (int64_t i = 0; i < n; ++i) IV_TRY(iv_dataset_sample(d, IV_TRAIN, first + i, *out + i * per, &y));
+    for (int64_t i = 0; i < n; ++i) IV_TRY(iv_dataset_sample(d, IV_TRAIN, i, *out + i * per, &y));
     iv_dataset_close(d);
     return IV_OK;
 }
@@ -157,20 +162,23 @@ static iv_status run(const options *o, iv_config *c, const cJSON *ref, int *bad)
     const cJSON *mode = cJSON_GetObjectItem(ref, o->mode), *loss = cJSON_GetObjectItem(mode, "loss"), *norm = cJSON_GetObjectItem(mode, "grad_norm");
     if (!loss || !norm) IV_FAIL(IV_INVALID, "%s has no curves for '%s'", o->expect, o->mode);
     bool gpt = strcmp(o->model, "gpt") == 0;
+    const tensor *y = find(&batches, gpt ? "target" : "label"), *x = find(&batches, "input");
+    if (!y || (gpt && !x) || (!gpt && x && x->shape.rank != 5)) IV_FAIL(IV_INVALID, "%s lacks the inputs or targets of %s", o->batches, o->model);
     iv_dataset_info info = {.kind = "idx", .sample = IV_SHAPE(1, 28, 28), .classes = 10};
+    if (!gpt && x) info.sample = IV_SHAPE(x->shape.dim[2], x->shape.dim[3], x->shape.dim[4]);
     iv_model_spec spec;
     IV_TRY(iv_model_spec_from(c, gpt ? NULL : &info, &spec));
     IV_TRY(iv_trainer_open(c, NULL, iv_model_build, &spec, &t));
-    const tensor *y = find(&batches, gpt ? "target" : "label"), *x = find(&batches, "input");
     int64_t steps = y->shape.dim[0], per_step = iv_shape_count(&y->shape) / steps;
     double worst_loss = 0, worst_norm = 0;
+    float *pixels = NULL;
+    if (!x) IV_TRY(images(o, steps * per_step, &pixels));
+    /* Ids and pixels are both of 4 bytes. */
+    const char *in = x ? (const char *)x->data : (const char *)pixels;
+    size_t in_bytes = 4 * (size_t)(x ? iv_shape_count(&x->shape) / steps : per_step * iv_shape_count(&info.sample));
     for (int64_t i = 0; i < steps; ++i) {
         iv_step_report r;
-        float *pixels = NULL;
-        if (!gpt) IV_TRY(images(o, i * per_step, per_step, &pixels));
-        const void *in = gpt ? (const void *)((const int32_t *)x->data + i * per_step) : pixels;
-        IV_TRY(iv_trainer_step_on(t, in, (const int32_t *)y->data + i * per_step, &r));
-        free(pixels);
+        IV_TRY(iv_trainer_step_on(t, in + (size_t)i * in_bytes, (const int32_t *)y->data + i * per_step, &r));
         double wl = cJSON_GetArrayItem(loss, (int)i)->valuedouble, wn = cJSON_GetArrayItem(norm, (int)i)->valuedouble;
         *bad += compare_one("loss", i, r.loss, wl, o->loss_tol);
         *bad += compare_one("gradient norm", i, r.grad_norm, wn, o->norm_tol);
@@ -181,7 +189,17 @@ static iv_status run(const options *o, iv_config *c, const cJSON *ref, int *bad)
     printf("%s %s, %lld steps: largest relative difference of the loss %.3g (tolerance %.3g), of the gradient norm %.3g (%.3g)\n",
            o->model, o->precision, (long long)steps, worst_loss, o->loss_tol, worst_norm, o->norm_tol);
     iv_trainer_close(t);
+    free(pixels);
     return IV_OK;
+}
+
+/* The first file that is named and not there, or NULL. */
+static const char *missing(const options *o)
+{
+    const char *const files[] = {o->expect, o->init, o->batches, o->grads, o->idx};
+    for (int64_t i = 0; i < IV_COUNT(files); ++i)
+        if (files[i] && access(files[i], R_OK) != 0) return files[i];
+    return NULL;
 }
 
 int main(int argc, char **argv)
@@ -193,7 +211,7 @@ int main(int argc, char **argv)
         const char *k = argv[i], *v = argv[i + 1];
         const struct { const char *name; const char **text; double *x; } table[] = {
             {"--model", &o.model, 0}, {"--init", &o.init, 0}, {"--batches", &o.batches, 0}, {"--expect", &o.expect, 0},
-            {"--grads", &o.grads, 0}, {"--idx", &o.idx, 0}, {"--precision", &o.precision, 0}, {"--mode", &o.mode, 0},
+            {"--grads", &o.grads, 0}, {"--idx", &o.idx, 0}, {"--precision", &o.precision, 0}, {"--mode", &o.mode, 0}, {"--missing", &o.missing, 0},
             {"--loss-tol", 0, &o.loss_tol}, {"--norm-tol", 0, &o.norm_tol}, {"--grad-tol", 0, &o.grad_tol}};
         bool known = false;
         for (int64_t j = 0; j < IV_COUNT(table); ++j) {
@@ -212,6 +230,10 @@ int main(int argc, char **argv)
             fprintf(stderr, "compare: %s %s: unknown\n", k, v);
             return 2;
         }
+    }
+    if (o.missing && missing(&o)) {
+        printf("skipped: %s is not there\n", missing(&o));
+        return 77;
     }
     FILE *f = o.expect ? fopen(o.expect, "r") : NULL;
     static char text[1 << 20];

@@ -1,5 +1,6 @@
-/* test_gemm.c: the host's matrix product against a scalar reading of docs/numerics.md, rules 4, 5, 7
- * and 8, bit for bit: all types, levels, transpositions, odd sizes, segments, batches, 1 and 2 threads.
+/* test_gemm.c: the host's matrix product against a scalar reading of docs/numerics.md, rules 4, 5,
+ * 7 and 8, bit for bit: all types, levels, transpositions, odd sizes, segments, batches, 1 and 2
+ * threads.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -39,8 +40,8 @@ static float flush(float x)
     return (u & 0x7f800000u) ? x : bits_f32(u & 0x80000000u);
 }
 
-/* fmaf with flush-to-zero.  If the rounded result is the least normal number, whether the result with
- * an unbounded exponent is below it shows in the same fma 2^64 higher. */
+/* fmaf with flush-to-zero.  If the rounded result is the least normal number, whether the result
+ * with an unbounded exponent is below it shows in the same fma 2^64 higher. */
 static float fma_ftz(float a, float b, float c)
 {
     float r = fmaf(a, b, c);
@@ -240,7 +241,8 @@ static void put(iv__gemm_type t, void *x, int64_t i, int range)
     } else if (t == IV__GEMM_F32) {
         ((float *)x)[i] = bits_f32(s << 31 | e << 23 | (m & 0x7fffff));
     } else {
-        uint64_t wide = range == PLAIN ? e + 896 : (uint64_t)rnd_to(0, range == SPECIAL ? 2047 : 1500);
+        int64_t top = range == SPECIAL ? 2047 : 1500;
+        uint64_t wide = range == PLAIN ? e + 896 : (uint64_t)rnd_to(0, top);
         uint64_t u = (uint64_t)s << 63 | wide << 52 | ((uint64_t)m << 20 ^ rnd());
         memcpy((double *)x + i, &u, sizeof u);
     }
@@ -393,8 +395,8 @@ static void test_long_k(void **state)
 static void test_many_blocks(void **state)
 {
     (void)state;
-    static const int64_t sizes[][3] = {{1001, 37, 70}, {37, 1001, 70}, {500, 500, 33}, {1, 900, 401},
-                                       {700, 1, 401}};
+    static const int64_t sizes[][3] = {{1001, 37, 70}, {37, 1001, 70}, {500, 500, 33},
+                                       {1, 900, 401}, {700, 1, 401}};
     for (int i = 0; i < 20; ++i) {
         iv__gemm_type in = (iv__gemm_type)(i % 4);
         const int64_t *z = sizes[i / 4];
@@ -425,14 +427,14 @@ static uint16_t bf16_of(uint32_t sign, int32_t exponent, uint32_t mantissa)
     return (uint16_t)(sign << 15 | (uint32_t)(exponent + 127) << 7 | (mantissa & 127));
 }
 
-/* 2^-126 from k = 0, and at k = 2, in the same chain, a little taken away: on both sides of the point
- * 2^-151 below 2^-126 from which the result counts as tiny, and on it. */
+/* 2^-126 from k = 0, and at k = 2, in the same chain, a little taken away: on both sides of the
+ * point 2^-151 below 2^-126 from which the result counts as tiny, and on it. */
 static void test_bf16_at_the_least_normal(void **state)
 {
     (void)state;
     for (int i = 0; i < 20; ++i) {
-        iv__gemm g = {.in = IV__GEMM_BF16, .out = IV__GEMM_F32, .batch = 1, .m = 48, .n = 64, .k = 3,
-                      .segments = 1};
+        iv__gemm g = {.in = IV__GEMM_BF16, .out = IV__GEMM_F32, .batch = 1, .m = 48, .n = 64,
+                      .k = 3, .segments = 1};
         problem p = problem_new(g, 0, 1, PLAIN);
         uint16_t *a = p.a, *b = p.b;
         for (int64_t r = 0; r < g.m; ++r, a += p.g.a_rs) {
@@ -523,8 +525,9 @@ static void test_epilogue(void **state)
     for (int i = 0; i < 16; ++i) {
         iv__gemm_type in = (iv__gemm_type)(i % 4);
         iv__gemm_type out = in == IV__GEMM_F64 ? IV__GEMM_F64 : IV__GEMM_F32;
-        iv__gemm g = {.in = in, .out = out, .batch = 2, .m = 61, .n = 45, .k = i < 4 ? 0 : 20 << i / 2,
-                      .segments = 1 + i % 2, .epilogue = place, .epilogue_ctx = &in};
+        iv__gemm g = {.in = in, .out = out, .batch = 2, .m = 61, .n = 45,
+                      .k = i < 4 ? 0 : 20 << i / 2, .segments = 1 + i % 2,
+                      .epilogue = place, .epilogue_ctx = &in};
         problem p = problem_new(g, 0, 0, PLAIN);
         memset(p.a, 0, (size_t)(g.batch * p.g.a_bs * widths[in]));
         for (int64_t j = 0; j < g.batch * g.m * g.n; ++j) {
@@ -570,8 +573,8 @@ static void test_isa(void **state)
     assert_int_equal(iv__isa_from_name(NULL), -1);
     assert_null(iv__isa_name(-1));
     assert_null(iv__isa_name(IV__ISA_COUNT));
-    printf("level %s, avx512_bf16 %d, amx_bf16 %d\n", iv__isa_name(level), iv__isa_has_avx512_bf16(),
-           iv__isa_has_amx_bf16());
+    printf("level %s, avx512_bf16 %d, amx_bf16 %d\n", iv__isa_name(level),
+           iv__isa_has_avx512_bf16(), iv__isa_has_amx_bf16());
 }
 
 static int close_team(void **state)
