@@ -3,7 +3,8 @@
 # From kernels/kernels.def this writes, into the build folder, one C file per kernel file (all its
 # signatures), compiled once per instruction level, and a table of all instances.
 
-set(IV_KERNEL_FLAGS -O3 -std=gnu11 -fopenmp-simd -ffp-contract=off -fno-math-errno -fno-trapping-math
+set(INVAR_KERNEL_OPT -O3 CACHE STRING "optimisation of the kernels (their bits do not depend on it)")
+set(IV_KERNEL_FLAGS ${INVAR_KERNEL_OPT} -std=gnu11 -fopenmp-simd -ffp-contract=off -fno-math-errno -fno-trapping-math
                     -fvisibility=hidden -w)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   set(IV_LEVELS v2 v3 v4)

@@ -4,233 +4,7 @@
  *    operators go to an implementation of the backend or to portable kernels (lower_*.c)
  * 2. liveness by step, memory planned, values bound to buffers
  * 3. kernels built */
-#include "plan.h"
-
-struct iv__lower {
-    iv__plan *p;
-    int32_t node;
-};
-
-/* ---- values and layouts ---- */
-
-static iv_status room(iv__plan *p)
-{
-    IV_TRY(iv__reserve(&p->layouts, &p->cap_layouts, p->graph->n_values, sizeof(*p->layouts), "layouts"));
-    return iv__reserve(&p->places, &p->cap_places, p->graph->n_values, sizeof(*p->places), "places");
-}
-
-static void row_major(const iv_shape *s, int64_t *stride)
-{
-    int64_t at = 1;
-    for (int32_t i = s->rank - 1; i >= 0; --i) {
-        stride[i] = at;
-        at *= s->dim[i];
-    }
-}
-
-static const iv__value *value_of(const iv__plan *p, int32_t v)
-{
-    return &p->graph->values[v];
-}
-
-/* Whether the elements of v lie in row-major order without gaps (sizes of 1 may have any stride). */
-static bool is_contiguous(const iv__plan *p, int32_t v)
-{
-    const iv_shape *s = &value_of(p, v)->shape;
-    int64_t want[IV_MAX_RANK];
-    row_major(s, want);
-    for (int32_t i = 0; i < s->rank; ++i)
-        if (s->dim[i] != 1 && p->layouts[v].stride[i] != want[i]) return false;
-    return true;
-}
-
-/* v owns its bytes, in row-major order. */
-static void own(iv__plan *p, int32_t v, iv__arena arena)
-{
-    const iv__value *value = value_of(p, v);
-    p->layouts[v] = (iv__layout){.base = v};
-    row_major(&value->shape, p->layouts[v].stride);
-    p->places[v] = (iv__place){.arena = arena, .bytes = iv_shape_count(&value->shape) * (int64_t)iv_dtype_bytes(value->dtype),
-                               .first = -1, .last = -1};
-}
-
-static iv_status new_temp(iv__plan *p, iv_dtype t, iv_shape s, int32_t *out)
-{
-    iv_graph *g = p->graph;
-    IV_TRY(iv__reserve(&g->values, &g->cap_values, g->n_values + 1, sizeof(*g->values), "values"));
-    g->values[g->n_values] = (iv__value){.dtype = t, .shape = s, .node = -1, .grad = -1, .updates = -1, .name = ""};
-    *out = (int32_t)g->n_values++;
-    IV_TRY(room(p));
-    own(p, *out, IV_ARENA_TEMP);
-    return IV_OK;
-}
-
-static iv__view view_of(const iv__plan *p, int32_t v)
-{
-    iv__view w = {.value = v, .dtype = value_of(p, v)->dtype, .shape = value_of(p, v)->shape};
-    memcpy(w.stride, p->layouts[v].stride, sizeof(w.stride));
-    return w;
-}
-
-/* ---- steps ---- */
-
-static iv_status add_step(iv__plan *p, const iv__step *s)
-{
-    IV_TRY(iv__reserve(&p->steps, &p->cap_steps, p->n_steps + 1, sizeof(*p->steps), "steps"));
-    p->steps[p->n_steps++] = *s;
-    return IV_OK;
-}
-
-static void add_value(iv__step *s, const iv__plan *p, int32_t v)
-{
-    s->values[s->n_values] = v;
-    s->elem_offset[s->n_values++] = p->layouts[v].offset;
-}
-
-/* Merges neighbouring dimensions that all operands walk through evenly; returns the new number. */
-static int32_t collapse(int32_t rank, int64_t *dim, int64_t stride[][IV_MAX_RANK], int32_t n)
-{
-    int32_t out = 0;
-    for (int32_t i = 0; i < rank; ++i) {
-        if (dim[i] == 1) continue;
-        bool merge = out > 0;
-        for (int32_t k = 0; merge && k < n; ++k) merge = stride[k][out - 1] == stride[k][i] * dim[i];
-        if (!merge) ++out;
-        dim[out - 1] = merge ? dim[out - 1] * dim[i] : dim[i];
-        for (int32_t k = 0; k < n; ++k) stride[k][out - 1] = stride[k][i];
-    }
-    if (out == 0) {
-        dim[0] = 1;
-        for (int32_t k = 0; k < n; ++k) stride[k][0] = 0;
-        out = 1;
-    }
-    return out;
-}
-
-/* Fills the index space of a program: output dst, inputs broadcast to its shape. */
-static iv_status program_space(const iv__plan *p, iv_program *prog, const iv_shape *s, const iv__layout *dst, const int32_t *in)
-{
-    int64_t dim[IV_MAX_RANK] = {0}, stride[IV_PROGRAM_INPUTS + 1][IV_MAX_RANK] = {{0}};
-    char text[128];
-    memcpy(dim, s->dim, sizeof(dim));
-    for (int32_t i = 0; i < s->rank; ++i) stride[prog->n_in][i] = dst->stride[i];
-    for (int32_t k = 0; k < prog->n_in; ++k) {
-        const iv_shape *si = &value_of(p, in[k])->shape;
-        for (int32_t i = 1; i <= si->rank; ++i)
-            stride[k][s->rank - i] = si->dim[si->rank - i] == 1 ? 0 : p->layouts[in[k]].stride[si->rank - i];
-    }
-    prog->n_dims = collapse(s->rank, dim, stride, prog->n_in + 1);
-    if (prog->n_dims > IV_PROGRAM_DIMS)
-        IV_FAIL(IV_UNSUPPORTED, "an element-wise operator over shape %s needs %d index dimensions, %d are possible",
-                iv__shape_text(s, text, sizeof(text)), prog->n_dims, IV_PROGRAM_DIMS);
-    for (int32_t i = 0; i < prog->n_dims; ++i) {
-        prog->dim[i] = dim[i];
-        for (int32_t k = 0; k < prog->n_in; ++k) prog->in_stride[k][i] = stride[k][i];
-        prog->out_stride[i] = stride[prog->n_in][i];
-    }
-    return IV_OK;
-}
-
-/* A launch of `prog` over shape s, from values in[] to value out laid out as dst. */
-static iv_status add_program(iv__plan *p, int32_t node, iv_program *prog, const iv_shape *s, const int32_t *in, int32_t out,
-                             const iv__layout *dst)
-{
-    IV_TRY(program_space(p, prog, s, dst, in));
-    int64_t count = iv_shape_count(s);
-    prog->rng_per_sample = prog->uses_rng ? count / p->samples : 0;
-    iv__step step = {.kind = IV_STEP_LAUNCH, .node = node, .uses_rng = prog->uses_rng};
-    snprintf(step.label, sizeof(step.label), "elements:%d", prog->n_ops);
-    for (int32_t k = 0; k < prog->n_in; ++k) add_value(&step, p, in[k]);
-    add_value(&step, p, out);
-    step.elem_offset[prog->n_in] = dst->offset;
-    step.launch.n_bufs = step.n_values + prog->uses_rng;
-    step.launch.groups = (count + IV_PROGRAM_TILE - 1) / IV_PROGRAM_TILE;
-    IV_TRY(iv__device_program(p->device, prog, &step.kernel));
-    return add_step(p, &step);
-}
-
-/* What a copy of elements of type t moves them as: i32 travels in f32, whose bits a copy keeps. */
-static iv_dtype copied_as(iv_dtype t)
-{
-    return t == IV_I32 ? IV_F32 : t;
-}
-
-/* Copies value `from` (any view) to elements of `to` laid out as dst, converting the float type. */
-static iv_status add_copy(iv__plan *p, int32_t node, int32_t from, int32_t to, const iv__layout *dst)
-{
-    iv_dtype a = value_of(p, from)->dtype, b = value_of(p, to)->dtype;
-    iv_program prog;
-    if (a != b && (a == IV_I32 || b == IV_I32))
-        IV_FAIL(IV_UNSUPPORTED, "copying %s to %s", iv_dtype_name(a), iv_dtype_name(b));
-    a = copied_as(a);
-    b = copied_as(b);
-    if (!iv_dtype_is_float(a) || !iv_dtype_is_float(b))
-        IV_FAIL(IV_UNSUPPORTED, "copying %s to %s", iv_dtype_name(a), iv_dtype_name(b));
-    memset(&prog, 0, sizeof(prog));
-    prog.n_in = prog.n_ops = 1;
-    prog.compute = a == IV_F64 || b == IV_F64 ? IV_F64 : IV_F32;
-    prog.in_type[0] = (uint8_t)a;
-    prog.out_type = (uint8_t)b;
-    prog.out_reg = 1;
-    prog.ops[0] = (iv_program_op){.op = IV_OP_CAST, .dst = 1, .round = (uint8_t)b};
-    iv_shape s = value_of(p, from)->shape;
-    return add_program(p, node, &prog, &s, &from, to, dst);
-}
-
-static iv_status add_fill(iv__plan *p, int32_t node, int32_t v)
-{
-    iv__step step = {.kind = IV_STEP_FILL, .node = node, .label = "zero"};
-    add_value(&step, p, v);
-    return add_step(p, &step);
-}
-
-/* ---- lower.h ---- */
-
-char iv__letter(iv_dtype t)
-{
-    return t == IV_F32 ? 'f' : t == IV_F64 ? 'd' : t == IV_BF16 ? 'b' : t == IV_F16 ? 'h' : '?';
-}
-
-iv__view iv__lower_in(iv__lower *l, const iv__node *n, int32_t i)
-{
-    return view_of(l->p, n->in[i]);
-}
-
-iv__view iv__lower_out(iv__lower *l, const iv__node *n, int32_t i)
-{
-    return view_of(l->p, n->out[i]);
-}
-
-iv_status iv__lower_temp(iv__lower *l, iv_dtype t, iv_shape s, iv__view *out)
-{
-    int32_t v;
-    IV_TRY(new_temp(l->p, t, s, &v));
-    *out = view_of(l->p, v);
-    return IV_OK;
-}
-
-int64_t iv__lower_segments(const iv__lower *l, const iv__node *n)
-{
-    return n->segments ? l->p->graph->grains : 1;
-}
-
-iv_status iv__lower_launch(iv__lower *l, const iv__emit *e)
-{
-    iv__step step = {.kind = IV_STEP_LAUNCH, .node = l->node};
-    snprintf(step.label, sizeof(step.label), "%s_%s", e->name, e->sig);
-    for (int32_t i = 0; i < e->n_bufs; ++i) add_value(&step, l->p, e->buf[i].value);
-    step.launch.n_bufs = e->n_bufs;
-    step.launch.groups = e->groups;
-    memcpy(step.launch.n, e->n, sizeof(step.launch.n));
-    memcpy(step.launch.f, e->f, sizeof(step.launch.f));
-    IV_TRY(iv__device_kernel(l->p->device, e->file, e->name, e->sig, &step.kernel));
-    return add_step(l->p, &step);
-}
-
-iv_status iv__lower_zero(iv__lower *l, iv__view v)
-{
-    return add_fill(l->p, l->node, v.value);
-}
+#include "plan_build.h"
 
 typedef iv_status lower_fn(iv__lower *, const iv__node *);
 static const struct {
@@ -247,10 +21,10 @@ static const struct {
 /* A contiguous copy of view v, or v itself. */
 static iv_status contiguous(iv__plan *p, int32_t node, int32_t *v)
 {
-    if (is_contiguous(p, *v)) return IV_OK;
+    if (iv__plan_contiguous(p, *v)) return IV_OK;
     int32_t copy;
-    IV_TRY(new_temp(p, value_of(p, *v)->dtype, value_of(p, *v)->shape, &copy));
-    IV_TRY(add_copy(p, node, *v, copy, &p->layouts[copy]));
+    IV_TRY(iv__plan_temp(p, iv__plan_value(p, *v)->dtype, iv__plan_value(p, *v)->shape, &copy));
+    IV_TRY(iv__plan_add_copy(p, node, *v, copy, &p->layouts[copy]));
     *v = copy;
     return IV_OK;
 }
@@ -261,7 +35,7 @@ static iv_status plan_reshape(iv__plan *p, int32_t node, const iv__node *n)
     IV_TRY(contiguous(p, node, &v));
     iv__layout *l = &p->layouts[n->out[0]];
     *l = (iv__layout){.base = p->layouts[v].base, .offset = p->layouts[v].offset};
-    row_major(&value_of(p, n->out[0])->shape, l->stride);
+    iv__row_major(&iv__plan_value(p, n->out[0])->shape, l->stride);
     return IV_OK;
 }
 
@@ -270,7 +44,7 @@ static iv_status plan_transpose(iv__plan *p, int32_t node, const iv__node *n)
     (void)node;
     const iv__layout *in = &p->layouts[n->in[0]];
     iv__layout out = {.base = in->base, .offset = in->offset};
-    for (int32_t i = 0; i < value_of(p, n->in[0])->shape.rank; ++i) out.stride[i] = in->stride[n->attr[IV_A_AXES + i]];
+    for (int32_t i = 0; i < iv__plan_value(p, n->in[0])->shape.rank; ++i) out.stride[i] = in->stride[n->attr[IV_A_AXES + i]];
     p->layouts[n->out[0]] = out;
     return IV_OK;
 }
@@ -287,7 +61,7 @@ static iv_status plan_slice(iv__plan *p, int32_t node, const iv__node *n)
 static iv_status plan_broadcast(iv__plan *p, int32_t node, const iv__node *n)
 {
     (void)node;
-    const iv_shape *a = &value_of(p, n->in[0])->shape, *b = &value_of(p, n->out[0])->shape;
+    const iv_shape *a = &iv__plan_value(p, n->in[0])->shape, *b = &iv__plan_value(p, n->out[0])->shape;
     const iv__layout *in = &p->layouts[n->in[0]];
     iv__layout out = {.base = in->base, .offset = in->offset};
     for (int32_t i = 1; i <= a->rank; ++i)
@@ -307,27 +81,27 @@ static iv__layout part_of(const iv__plan *p, int32_t v, int64_t axis, int64_t st
 static iv_status plan_concat(iv__plan *p, int32_t node, const iv__node *n)
 {
     int64_t at = 0, axis = n->attr[IV_A_AXIS];
-    own(p, n->out[0], IV_ARENA_TEMP);
+    iv__plan_own(p, n->out[0], IV_ARENA_TEMP);
     for (int32_t i = 0; i < n->n_in; ++i) {
         iv__layout dst = part_of(p, n->out[0], axis, at);
-        at += value_of(p, n->in[i])->shape.dim[axis];
-        IV_TRY(add_copy(p, node, n->in[i], n->out[0], &dst));
+        at += iv__plan_value(p, n->in[i])->shape.dim[axis];
+        IV_TRY(iv__plan_add_copy(p, node, n->in[i], n->out[0], &dst));
     }
     return IV_OK;
 }
 
 static iv_status plan_pad(iv__plan *p, int32_t node, const iv__node *n)
 {
-    own(p, n->out[0], IV_ARENA_TEMP);
+    iv__plan_own(p, n->out[0], IV_ARENA_TEMP);
     iv__layout dst = part_of(p, n->out[0], n->attr[IV_A_AXIS], n->attr[IV_A_START]);
-    IV_TRY(add_fill(p, node, n->out[0]));
-    return add_copy(p, node, n->in[0], n->out[0], &dst);
+    IV_TRY(iv__plan_add_fill(p, node, n->out[0]));
+    return iv__plan_add_copy(p, node, n->in[0], n->out[0], &dst);
 }
 
 /* A lone cast of a parameter is the parameter in the lowered arena: made once per update, for all. */
 static bool is_lowered_param(const iv__plan *p, const iv__node *n)
 {
-    const iv__value *in = value_of(p, n->in[0]), *out = value_of(p, n->out[0]);
+    const iv__value *in = iv__plan_value(p, n->in[0]), *out = iv__plan_value(p, n->out[0]);
     return n->program->n_ops == 1 && n->program->ops[0].op == IV_OP_CAST && in->role == IV_ROLE_PARAM &&
            iv_dtype_bytes(out->dtype) < iv_dtype_bytes(in->dtype);
 }
@@ -336,14 +110,14 @@ static iv_status plan_elements(iv__plan *p, int32_t node, const iv__node *n)
 {
     int32_t out = n->out[0];
     if (is_lowered_param(p, n)) {
-        IV_TRY(iv__store_lowered(p->store, value_of(p, out)->dtype));
-        own(p, out, IV_ARENA_LOWERED);
-        int64_t i = iv__store_find(p->store->params, p->store->n_params, value_of(p, n->in[0])->name);
-        p->places[out].offset = p->store->params[i].offset * (int64_t)iv_dtype_bytes(value_of(p, out)->dtype);
+        IV_TRY(iv__store_lowered(p->store, iv__plan_value(p, out)->dtype));
+        iv__plan_own(p, out, IV_ARENA_LOWERED);
+        int64_t i = iv__store_find(p->store->params, p->store->n_params, iv__plan_value(p, n->in[0])->name);
+        p->places[out].offset = p->store->params[i].offset * (int64_t)iv_dtype_bytes(iv__plan_value(p, out)->dtype);
         return IV_OK;
     }
-    own(p, out, IV_ARENA_TEMP);
-    return add_program(p, node, n->program, &value_of(p, out)->shape, n->in, out, &p->layouts[out]);
+    iv__plan_own(p, out, IV_ARENA_TEMP);
+    return iv__plan_add_program(p, node, n->program, &iv__plan_value(p, out)->shape, n->in, out, &p->layouts[out]);
 }
 
 typedef iv_status plan_fn(iv__plan *, int32_t node, const iv__node *);
@@ -355,7 +129,7 @@ static plan_fn *const structural[IV_OP_COUNT] = {
 
 static iv_tensor_desc tensor_desc(const iv__plan *p, int32_t v)
 {
-    iv_tensor_desc d = {.dtype = value_of(p, v)->dtype, .shape = value_of(p, v)->shape};
+    iv_tensor_desc d = {.dtype = iv__plan_value(p, v)->dtype, .shape = iv__plan_value(p, v)->shape};
     memcpy(d.stride, p->layouts[v].stride, sizeof(d.stride));
     return d;
 }
@@ -374,15 +148,15 @@ static iv_status add_call(iv__plan *p, int32_t node, const iv__node *n, const iv
 {
     iv__step step = {.kind = IV_STEP_CALL, .node = node, .impl = impl, .prepared = prepared};
     snprintf(step.label, sizeof(step.label), "%s", impl->name);
-    for (int32_t i = 0; i < n->n_in; ++i) add_value(&step, p, n->in[i]);
-    for (int32_t i = 0; i < n->n_out; ++i) add_value(&step, p, n->out[i]);
+    for (int32_t i = 0; i < n->n_in; ++i) iv__plan_add_value(&step, p, n->in[i]);
+    for (int32_t i = 0; i < n->n_out; ++i) iv__plan_add_value(&step, p, n->out[i]);
     int32_t temp;
     iv_status s = IV_OK;
     if (scratch > 0) {
-        s = new_temp(p, IV_U8, IV_SHAPE(scratch), &temp);
-        if (s == IV_OK) add_value(&step, p, temp);
+        s = iv__plan_temp(p, IV_U8, IV_SHAPE(scratch), &temp);
+        if (s == IV_OK) iv__plan_add_value(&step, p, temp);
     }
-    if (s == IV_OK) s = add_step(p, &step);
+    if (s == IV_OK) s = iv__plan_add_step(p, &step);
     if (s != IV_OK && impl->unprepare) impl->unprepare(prepared);
     return s;
 }
@@ -391,10 +165,10 @@ static iv_status add_call(iv__plan *p, int32_t node, const iv__node *n, const iv
  * a bias packed, the rows of attention contiguous and few dimensions to reduce. */
 static bool takes_view(const iv__plan *p, const iv__node *n, int32_t i)
 {
-    const iv__value *v = value_of(p, n->in[i]);
+    const iv__value *v = iv__plan_value(p, n->in[i]);
     if (!lowerings[n->op].strided) return false;
     if (n->op == IV_OP_MATMUL) return i < 2;
-    if (n->op == IV_OP_SUM || n->op == IV_OP_MAX) return iv__reduce_takes(view_of(p, n->in[i]), n);
+    if (n->op == IV_OP_SUM || n->op == IV_OP_MAX) return iv__reduce_takes(iv__plan_view(p, n->in[i]), n);
     if (n->op != IV_OP_ATTENTION && n->op != IV_OP_ATTENTION_GRAD) return true;
     return i != 4 && (v->shape.dim[2] == 1 || p->layouts[n->in[i]].stride[2] == 1);
 }
@@ -402,7 +176,7 @@ static bool takes_view(const iv__plan *p, const iv__node *n, int32_t i)
 /* Any other operator: the first implementation that accepts, or the portable kernels. */
 static iv_status plan_operator(iv__plan *p, int32_t node, iv__node *n)
 {
-    for (int32_t i = 0; i < n->n_out; ++i) own(p, n->out[i], IV_ARENA_TEMP);
+    for (int32_t i = 0; i < n->n_out; ++i) iv__plan_own(p, n->out[i], IV_ARENA_TEMP);
     for (int32_t i = 0; i < n->n_in; ++i)
         if (!takes_view(p, n, i)) IV_TRY(contiguous(p, node, &n->in[i]));
     iv_op_desc d;
@@ -444,9 +218,9 @@ static iv_status plan_leaves(iv__plan *p)
 {
     int64_t params = 0, states = 0, b = (int64_t)iv_dtype_bytes(p->store->type);
     for (int32_t v = 0; v < p->graph->n_values; ++v) {
-        const iv__value *value = value_of(p, v);
+        const iv__value *value = iv__plan_value(p, v);
         if (value->role == IV_ROLE_TEMP) continue;
-        own(p, v, IV_ARENA_NONE);
+        iv__plan_own(p, v, IV_ARENA_NONE);
         if (value->summand_of > 0) continue; /* has a gradient only */
         if (value->role == IV_ROLE_INPUT) {
             place_input(p, v);
@@ -474,16 +248,16 @@ static iv_status plan_leaves(iv__plan *p)
 static bool can_move(const iv__plan *p, int32_t v)
 {
     int32_t base = p->layouts[v].base;
-    return p->places[base].arena == IV_ARENA_TEMP && is_contiguous(p, v) && p->layouts[v].offset == 0 &&
-           iv_shape_count(&value_of(p, v)->shape) == iv_shape_count(&value_of(p, base)->shape);
+    return p->places[base].arena == IV_ARENA_TEMP && iv__plan_contiguous(p, v) && p->layouts[v].offset == 0 &&
+           iv_shape_count(&iv__plan_value(p, v)->shape) == iv_shape_count(&iv__plan_value(p, base)->shape);
 }
 
 /* Where the gradient of parameter v belongs in its arena, in elements. */
 static int64_t gradient_offset(const iv__plan *p, int32_t v)
 {
     const iv__store *s = p->store;
-    const char *name = value_of(p, v)->name;
-    if (value_of(p, v)->summand_of > 0) return s->summands[iv__store_find(s->summands, s->n_summands, name)].offset;
+    const char *name = iv__plan_value(p, v)->name;
+    if (iv__plan_value(p, v)->summand_of > 0) return s->summands[iv__store_find(s->summands, s->n_summands, name)].offset;
     return s->params[iv__store_find(s->params, s->n_params, name)].offset;
 }
 
@@ -493,13 +267,13 @@ static iv_status plan_gradients(iv__plan *p)
     if (!p->graph->differentiated) return IV_OK;
     int64_t b = (int64_t)iv_dtype_bytes(p->store->type), n_values = p->graph->n_values;
     for (int32_t v = 0; v < n_values; ++v) {
-        if (value_of(p, v)->role != IV_ROLE_PARAM || value_of(p, v)->grad < 0) continue;
-        int32_t d = value_of(p, v)->grad;
+        if (iv__plan_value(p, v)->role != IV_ROLE_PARAM || iv__plan_value(p, v)->grad < 0) continue;
+        int32_t d = iv__plan_value(p, v)->grad;
         int64_t offset = gradient_offset(p, v) * b;
         if (!can_move(p, d)) {
             int32_t slot;
-            IV_TRY(new_temp(p, p->store->type, value_of(p, d)->shape, &slot));
-            IV_TRY(add_copy(p, value_of(p, d)->node, d, slot, &p->layouts[slot]));
+            IV_TRY(iv__plan_temp(p, p->store->type, iv__plan_value(p, d)->shape, &slot));
+            IV_TRY(iv__plan_add_copy(p, iv__plan_value(p, d)->node, d, slot, &p->layouts[slot]));
             d = slot;
         }
         int32_t base = p->layouts[d].base;
@@ -514,8 +288,8 @@ static iv_status plan_updates(iv__plan *p)
 {
     int64_t n_values = p->graph->n_values;
     for (int32_t v = 0; v < n_values; ++v)
-        if (value_of(p, v)->role == IV_ROLE_STATE && value_of(p, v)->updates >= 0)
-            IV_TRY(add_copy(p, -1, value_of(p, v)->updates, v, &p->layouts[v]));
+        if (iv__plan_value(p, v)->role == IV_ROLE_STATE && iv__plan_value(p, v)->updates >= 0)
+            IV_TRY(iv__plan_add_copy(p, -1, iv__plan_value(p, v)->updates, v, &p->layouts[v]));
     return IV_OK;
 }
 
@@ -524,14 +298,14 @@ static iv_status plan_outputs(iv__plan *p)
 {
     for (int32_t i = 0; i < p->graph->n_outputs; ++i) {
         int32_t v = p->graph->outputs[i].value;
-        if (p->places[p->layouts[v].base].arena == IV_ARENA_INPUT && is_contiguous(p, v)) continue;
+        if (p->places[p->layouts[v].base].arena == IV_ARENA_INPUT && iv__plan_contiguous(p, v)) continue;
         if (can_move(p, v)) {
             place_input(p, p->layouts[v].base);
             continue;
         }
         int32_t copy;
-        IV_TRY(new_temp(p, value_of(p, v)->dtype, value_of(p, v)->shape, &copy));
-        IV_TRY(add_copy(p, value_of(p, v)->node, v, copy, &p->layouts[copy]));
+        IV_TRY(iv__plan_temp(p, iv__plan_value(p, v)->dtype, iv__plan_value(p, v)->shape, &copy));
+        IV_TRY(iv__plan_add_copy(p, iv__plan_value(p, v)->node, v, copy, &p->layouts[copy]));
         place_input(p, copy);
         p->graph->outputs[i].value = copy;
     }
@@ -568,7 +342,7 @@ iv_buffer iv__plan_range(const iv__plan *p, int32_t v)
     const iv__layout *l = &p->layouts[v];
     const iv__place *pl = &p->places[l->base];
     const iv__memory *m = arena_memory(p, pl->arena);
-    int64_t b = (int64_t)iv_dtype_bytes(value_of(p, v)->dtype), skip = l->offset * b;
+    int64_t b = (int64_t)iv_dtype_bytes(iv__plan_value(p, v)->dtype), skip = l->offset * b;
     /* A view reaches to the end of its base. */
     return m ? iv__memory_range(m, pl->offset + skip, pl->bytes - skip) : (iv_buffer){0};
 }
@@ -578,7 +352,7 @@ static void bind_step(const iv__plan *p, iv__step *s)
     for (int32_t k = 0; k < s->n_values; ++k) {
         int32_t v = s->values[k];
         iv_buffer b = iv__plan_range(p, v);
-        int64_t shift = (s->elem_offset[k] - p->layouts[v].offset) * (int64_t)iv_dtype_bytes(value_of(p, v)->dtype);
+        int64_t shift = (s->elem_offset[k] - p->layouts[v].offset) * (int64_t)iv_dtype_bytes(iv__plan_value(p, v)->dtype);
         b.offset += shift;
         b.bytes -= shift;
         if (s->kind == IV_STEP_CALL) s->io[k] = b;
@@ -602,7 +376,7 @@ static iv_status allocate(iv__plan *p)
 
 static iv_status build(iv__plan *p)
 {
-    IV_TRY(room(p));
+    IV_TRY(iv__plan_room(p));
     IV_TRY(plan_leaves(p));
     IV_TRY(plan_nodes(p));
     IV_TRY(plan_updates(p));

@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <string.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 static int run_help(iv__cli *c);
 
@@ -93,9 +95,20 @@ static bool is_one_of(const char *s, const char *a, const char *b)
     return strcmp(s, a) == 0 || strcmp(s, b) == 0;
 }
 
+/* OpenMP threads that wait in a spin for milliseconds take a core from whoever has work: on a machine
+ * that others use too, a training step gets ten times slower.  The OpenMP runtimes read these variables
+ * when they are loaded, before main, so the program starts itself once more.  What the user set stays. */
+static void tame_waiting(char **argv)
+{
+    if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT") || getenv("KMP_BLOCKTIME")) return;
+    if (setenv("GOMP_SPINCOUNT", "10000", 1) == 0 && setenv("KMP_BLOCKTIME", "0", 1) == 0)
+        execv("/proc/self/exe", argv); /* if that fails, waiting stays as it is */
+}
+
 int main(int argc, char **argv)
 {
     static iv__cli c;
+    tame_waiting(argv);
     if (argc < 2) {
         iv__cli_usage(stderr);
         return 2;
