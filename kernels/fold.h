@@ -37,8 +37,7 @@ IV_FN i64 iv_run_left(iv_runs r, i64 e)
     return e < r.len ? r.len - e : r.len - (e - iv_quotient(e, r.len) * r.len);
 }
 
-#ifdef IV_HOST_DIALECT
-#define IV_SIMD _Pragma("omp simd")
+#ifdef IV_HOST_FORM
 #define IV_ASSUME(c) if (!(c)) __builtin_unreachable() /* so that gcc sees what is initialised */
 
 /* Code of lanes [0, live).  No barrier: another lane's results are not there afterwards. */
@@ -109,11 +108,7 @@ IV_FN i64 iv_run_left(iv_runs r, i64 e)
 /* See below. */
 #define IV_SPAN 512
 #define IV_COLUMN_KERNEL(name)                                                                     \
-    __attribute__((visibility("hidden"))) void IV_HOST_NAME(name)(                                 \
-        u8 *const *iv_buf, const iv_params *iv_pp, i64 iv_g0, i64 iv_g1)                           \
-    {                                                                                              \
-        const iv_params p = *iv_pp;                                                                \
-        (void)p;                                                                                   \
+    IV_HEAD_(name)                                                                                 \
         i64 iv_merged = 1;                                                                         \
         for (i64 iv_group = iv_g0; iv_group < iv_g1; iv_group += iv_merged) {
 #define LIVE_COLUMNS(n, c0)                                                                        \

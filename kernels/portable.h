@@ -4,7 +4,9 @@
  * code runs once per lane, and the end of a region is the barrier.  On a GPU a region is the body of
  * one work-item; on the host it is a loop over the 64 lanes, which the C compiler vectorises.  So one
  * text serves the host's C compiler, OpenCL C, NVRTC and hipRTC, and gives the same bits on each,
- * because it uses only exactly rounded operations (docs/numerics.md).
+ * because it uses only exactly rounded operations (docs/numerics.md).  A processor behind OpenCL
+ * (IV_CPU_DEVICE, set by that backend) gets the host's form too: loops over lanes in a work-group of one
+ * work-item.
  *
  *     IV_KERNEL(scale_rows)                 one group per row of x
  *         BUF(T0, x, 0);                    buffer 0, stored as type variable T0
@@ -42,8 +44,8 @@
 #define IV_CAT3(a, b, c) IV_CAT3_(a, b, c)
 
 /* ---- dialects ---- */
-#if defined(__OPENCL_VERSION__)
-#define IV_DEVICE_DIALECT 1
+#if defined(__OPENCL_VERSION__) || defined(__OPENCL_C_VERSION__)
+#define IV_OPENCL 1
 #pragma OPENCL FP_CONTRACT OFF
 #ifdef IV_HAS_F64
 #pragma OPENCL EXTENSION cl_khr_fp64 : enable
@@ -58,8 +60,19 @@ typedef double f64;
 #define IV_SQRT64(x) sqrt((f64)(x))
 #endif
 #define IV_GLOBAL __global
+#ifdef IV_CPU_DEVICE
+#define IV_HOST_FORM 1
+#define IV_LOCAL_
+#define IV_FN static inline __attribute__((always_inline))
+#ifdef __clang__
+#define IV_SIMD _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define IV_SIMD
+#endif
+#else
 #define IV_LOCAL_ __local
 #define IV_FN static inline
+#endif
 #define IV_AS_F32(x) as_float((u32)(x))
 #define IV_AS_U32(x) as_uint(x)
 #define IV_FMA32(a, b, c) fma((f32)(a), (f32)(b), (f32)(c))
@@ -69,7 +82,6 @@ typedef double f64;
 #define IV_GROUP_ID ((i64)get_group_id(0))
 #define IV_SHARED_DECL(t, v, n) __local t v[n]
 #elif defined(__CUDACC__) || defined(__CUDACC_RTC__) || defined(__HIPCC__) || defined(__HIPCC_RTC__)
-#define IV_DEVICE_DIALECT 1
 #define IV_HAS_F64 1
 typedef int i32; typedef unsigned u32; typedef long long i64; typedef unsigned long long u64;
 typedef short i16; typedef unsigned short u16; typedef unsigned char u8;
@@ -91,7 +103,9 @@ typedef float f32; typedef double f64;
 #define IV_SHARED_DECL(t, v, n) __shared__ t v[n]
 #else
 #define IV_HOST_DIALECT 1
+#define IV_HOST_FORM 1
 #define IV_HAS_F64 1
+#define IV_SIMD _Pragma("omp simd")
 #include <stdint.h>
 typedef int32_t i32; typedef uint32_t u32; typedef int64_t i64; typedef uint64_t u64;
 typedef int16_t i16; typedef uint16_t u16; typedef uint8_t u8;
@@ -126,27 +140,44 @@ typedef struct {
 } iv_params;
 
 /* ---- work-group model ---- */
+/* The buffers of a device's kernel. */
+#define IV_BUFS_                                                                                   \
+    IV_GLOBAL u8 *iv_b0, IV_GLOBAL u8 *iv_b1, IV_GLOBAL u8 *iv_b2, IV_GLOBAL u8 *iv_b3,            \
+        IV_GLOBAL u8 *iv_b4, IV_GLOBAL u8 *iv_b5, IV_GLOBAL u8 *iv_b6, IV_GLOBAL u8 *iv_b7
+#ifdef IV_HOST_FORM
+/* A kernel runs the groups [g0, g1) of a launch: IV_HEAD_ opens such a function. */
 #ifdef IV_HOST_DIALECT
-/* A host kernel runs the groups [g0, g1) of a launch. */
-#define IV_KERNEL(name)                                                                            \
+#define IV_HEAD_(name)                                                                             \
     __attribute__((visibility("hidden"))) void IV_HOST_NAME(name)(                                 \
         u8 *const *iv_buf, const iv_params *iv_pp, i64 iv_g0, i64 iv_g1)                           \
     {                                                                                              \
         const iv_params p = *iv_pp;                                                                \
-        (void)p;                                                                                   \
+        (void)p;
+#define IV_RAW(k) iv_buf[k]
+#else
+/* Each work-item has an equal part of the groups. */
+#define IV_HEAD_(name)                                                                             \
+    __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void name(                             \
+        IV_BUFS_, const iv_params p, const i64 iv_groups)                                          \
+    {                                                                                              \
+        const i64 iv_g0 = iv_groups * (i64)get_group_id(0) / (i64)get_num_groups(0);               \
+        const i64 iv_g1 = iv_groups * ((i64)get_group_id(0) + 1) / (i64)get_num_groups(0);
+#define IV_RAW(k) iv_b##k
+#endif
+#define IV_KERNEL(name)                                                                            \
+    IV_HEAD_(name)                                                                                 \
         for (i64 iv_group = iv_g0; iv_group < iv_g1; ++iv_group) {
 #define IV_END                                                                                     \
     }                                                                                              \
     }
 #define GROUP iv_group
-#define IV_RAW(k) iv_buf[k]
 #define SHARED(t, v, n) IV_TYPE(t) v[n] __attribute__((aligned(64)))
 #define PRIV(t, v) IV_TYPE(t) iv_p_##v[IV_W] __attribute__((aligned(64)))
 #define P(v) iv_p_##v[lid]
 #define PRIVN(t, v, n) IV_TYPE(t) iv_p_##v[n][IV_W] __attribute__((aligned(64)))
 #define PN(v, j) iv_p_##v[j][lid]
 #define REGION(...)                                                                                \
-    _Pragma("omp simd") for (i32 lid = 0; lid < IV_W; ++lid) { __VA_ARGS__ }
+    IV_SIMD for (i32 lid = 0; lid < IV_W; ++lid) { __VA_ARGS__ }
 /* A region whose lanes may not be run as one vector (long bodies, calls, data-dependent loops). */
 #define REGION_SERIAL(...)                                                                         \
     for (i32 lid = 0; lid < IV_W; ++lid) { __VA_ARGS__ }
@@ -155,7 +186,7 @@ typedef struct {
         const i64 c##_n = (count);                                                                 \
         i64 c##_b = 0;                                                                             \
         for (; c##_b + IV_W <= c##_n; c##_b += IV_W) {                                             \
-            _Pragma("omp simd") for (i32 lid = 0; lid < IV_W; ++lid)                               \
+            IV_SIMD for (i32 lid = 0; lid < IV_W; ++lid)                               \
             {                                                                                      \
                 const i64 c = c##_b + lid;                                                         \
                 (void)c;                                                                           \
@@ -163,7 +194,7 @@ typedef struct {
             }                                                                                      \
         }                                                                                          \
         const i32 c##_m = (i32)(c##_n - c##_b);                                                    \
-        _Pragma("omp simd") for (i32 lid = 0; lid < c##_m; ++lid)                                  \
+        IV_SIMD for (i32 lid = 0; lid < c##_m; ++lid)                                  \
         {                                                                                          \
             const i64 c = c##_b + lid;                                                             \
             (void)c;                                                                               \
@@ -171,18 +202,14 @@ typedef struct {
         }                                                                                          \
     }
 #else
-#if defined(__OPENCL_VERSION__)
+#ifdef IV_OPENCL
 #define IV_KERNEL(name)                                                                            \
-    __kernel __attribute__((reqd_work_group_size(IV_W, 1, 1))) void name(                          \
-        __global u8 *iv_b0, __global u8 *iv_b1, __global u8 *iv_b2, __global u8 *iv_b3,            \
-        __global u8 *iv_b4, __global u8 *iv_b5, __global u8 *iv_b6, __global u8 *iv_b7,            \
-        const iv_params p)                                                                         \
+    __kernel __attribute__((reqd_work_group_size(IV_W, 1, 1))) void name(IV_BUFS_,                 \
+                                                                         const iv_params p)        \
     {
 #else
 #define IV_KERNEL(name)                                                                            \
-    extern "C" __global__ void __launch_bounds__(IV_W)                                             \
-        name(u8 *iv_b0, u8 *iv_b1, u8 *iv_b2, u8 *iv_b3, u8 *iv_b4, u8 *iv_b5, u8 *iv_b6,          \
-             u8 *iv_b7, const iv_params p)                                                         \
+    extern "C" __global__ void __launch_bounds__(IV_W) name(IV_BUFS_, const iv_params p)           \
     {
 #endif
 #define IV_END }

@@ -25,7 +25,7 @@
 #define TILE_K 32
 /* Rows j, j + 1, ... of a PRIVN. */
 #define TILE_ROWS_OF(v, j) (iv_p_##v + (j))
-#ifdef IV_HOST_DIALECT
+#ifdef IV_HOST_FORM
 #define TILE_LD 64  /* row of a k-major tile of a */
 #define TILE_LDK 32 /* row of a row-major tile of a */
 #define TILE_LDB 64 /* row of a tile of b */
@@ -33,21 +33,16 @@
 /* Code for each lane and each row e in [0, count); on a device `count` should be a constant. */
 #define ROWS(e, count, ...)                                                                        \
     for (i32 e = 0; e < (i32)(count); ++e) {                                                       \
-        _Pragma("omp simd") for (i32 lid = 0; lid < IV_W; ++lid) { __VA_ARGS__ }                   \
+        IV_SIMD for (i32 lid = 0; lid < IV_W; ++lid) { __VA_ARGS__ }                   \
     }
 /* Code for each pair (r, c) in [0, R) x [0, C), neighbouring lanes at neighbouring c.  C: 32 or 64. */
 #define EACH2(r, R, c, C, ...)                                                                     \
     for (i32 r = 0; r < (R); ++r) {                                                                \
-        _Pragma("omp simd") for (i32 c = 0; c < (C); ++c) { __VA_ARGS__ }                          \
+        IV_SIMD for (i32 c = 0; c < (C); ++c) { __VA_ARGS__ }                          \
     }
 #else
-/* On a GPU the rows of a lane are registers, so every loop over them must unroll.  On a CPU behind OpenCL
- * (the backend defines IV_CPU_DEVICE) they are memory, and the unrolled text would take minutes to build. */
-#ifdef IV_CPU_DEVICE
-#define IV_UNROLL _Pragma("nounroll")
-#else
+/* The rows of a lane are registers, so every loop over them must unroll. */
 #define IV_UNROLL _Pragma("unroll")
-#endif
 /* f32 rows are padded against bank conflicts; f64 tiles must stay within 48 KiB. */
 #define TILE_LD IV_CAT(iv_tile_ld_, A)
 #define TILE_LDK IV_CAT(iv_tile_ldk_, A)
@@ -178,7 +173,7 @@ IV_FN f32 iv_fma_flush(f32 a, f32 b, f32 c)
         IV_TILE_END                                                                                \
     }
 
-#ifdef IV_HOST_DIALECT
+#ifdef IV_HOST_FORM
 /* x(r): what to do for each of 8 rows; y(r, k) for each of 8 or 16 k */
 #define IV_R8(x) x(0) x(1) x(2) x(3) x(4) x(5) x(6) x(7)
 #define IV_R4(x) x(0) x(1) x(2) x(3)
@@ -199,13 +194,13 @@ IV_FN f32 iv_fma_flush(f32 a, f32 b, f32 c)
                 const AX *ak = a + e * ars, *bk = b + l;                                           \
                 i32 k = 0;                                                                         \
                 for (; k + 8 <= nk; k += 8, ak += 8 * acs, bk += 8 * bks) {                        \
-                    _Pragma("omp simd") for (i32 c = 0; c < LV; ++c)                               \
+                    IV_SIMD for (i32 c = 0; c < LV; ++c)                               \
                     {                                                                              \
                         IV_R8(IV_TILE_B) IV_R8(IV_TILE_8)                                          \
                     }                                                                              \
                 }                                                                                  \
                 for (; k < nk; ++k, ak += acs, bk += bks) {                                        \
-                    _Pragma("omp simd") for (i32 c = 0; c < LV; ++c) { IV_R8(IV_TILE_1) }          \
+                    IV_SIMD for (i32 c = 0; c < LV; ++c) { IV_R8(IV_TILE_1) }          \
                 }                                                                                  \
             }                                                                                      \
         }                                                                                          \
@@ -215,11 +210,13 @@ IV_FN f32 iv_fma_flush(f32 a, f32 b, f32 c)
 IV_TILE_CHAIN(iv_tile_f, 16)
 #undef AX
 #undef FX
+#ifdef IV_HAS_F64
 #define AX f64
 #define FX(a, b, c) IV_FMA64(a, b, c)
 IV_TILE_CHAIN(iv_tile_d, 8)
 #undef AX
 #undef FX
+#endif
 
 /* Rule 5: 16 k at a time keep the values of b in registers; s: even sum, t: odd sum. */
 #define AX f32
@@ -239,7 +236,7 @@ IV_TILE_CHAIN(iv_tile_d, 8)
             for (i32 l = 0; l < IV_W; l += 16) {                                                   \
                 AX *x = &acc[e][l];                                                                \
                 const AX *a0 = a + e * ars, *b0_ = b + l;                                          \
-                _Pragma("omp simd") for (i32 c = 0; c < 16; ++c)                                   \
+                IV_SIMD for (i32 c = 0; c < 16; ++c)                                   \
                 {                                                                                  \
                     IV_R4(IV_TILE_ZERO)                                                            \
                     const AX *ak = a0, *bk = b0_;                                                  \

@@ -222,7 +222,7 @@ RULE(matmul)
     out[0].shape.dim[ra - 1] = cols;
     if (b->dtype == IV_F64) out[0].dtype = IV_F64;
     /* A contraction over the sample dimension is a sum over samples. */
-    n->segments = ra == 2 && ta && a->batch;
+    n->segments = ra == 2 && ((ta && a->batch) || (rb == 2 && !tb && b->batch));
     if (ra == 2) out[0].batch = a->batch && !ta;
     return IV_OK;
 }

@@ -362,19 +362,21 @@ static void bind_step(const iv__plan *p, iv__step *s)
     if (s->kind == IV_STEP_FILL) s->launch.buf[0].bytes = (s->launch.buf[0].bytes + 3) / 4 * 4; /* places are aligned */
 }
 
-static iv_status allocate(iv__plan *p)
+static iv_status allocate(iv__plan *p, const iv__plan *spare)
 {
     find_lifetimes(p);
     p->temp_bytes = iv__memplan(p->places, p->graph->n_values, &p->temp_unshared);
     if (p->temp_bytes < 0) IV_FAIL(IV_NO_MEMORY, "planning memory");
     IV_TRY(iv__memory_alloc(p->device, p->input_bytes, "inputs and outputs", &p->input_mem));
-    IV_TRY(iv__memory_alloc(p->device, p->temp_bytes, "temporaries", &p->temp_mem));
+    p->temp_borrowed = spare && spare->temp_mem.bytes >= p->temp_bytes;
+    if (p->temp_borrowed) p->temp_mem = spare->temp_mem;
+    else IV_TRY(iv__memory_alloc(p->device, p->temp_bytes, "temporaries", &p->temp_mem));
     IV_TRY(iv__memory_alloc(p->device, sizeof(iv_uniforms), "uniforms", &p->uniform_mem));
     for (int64_t i = 0; i < p->n_steps; ++i) bind_step(p, &p->steps[i]);
     return IV_OK;
 }
 
-static iv_status build(iv__plan *p)
+static iv_status build(iv__plan *p, const iv__plan *spare)
 {
     IV_TRY(iv__plan_room(p));
     IV_TRY(plan_leaves(p));
@@ -382,10 +384,10 @@ static iv_status build(iv__plan *p)
     IV_TRY(plan_updates(p));
     IV_TRY(plan_outputs(p));
     IV_TRY(plan_gradients(p));
-    return allocate(p);
+    return allocate(p, spare);
 }
 
-iv_status iv__plan_new(iv__store *store, iv_graph *g, int64_t samples, iv__plan **out)
+iv_status iv__plan_new(iv__store *store, iv_graph *g, int64_t samples, const iv__plan *spare, iv__plan **out)
 {
     iv__plan *p;
     IV_TRY(iv_graph_status(g));
@@ -394,7 +396,7 @@ iv_status iv__plan_new(iv__store *store, iv_graph *g, int64_t samples, iv__plan 
     p->store = store;
     p->graph = g;
     p->samples = samples;
-    iv_status s = build(p);
+    iv_status s = build(p, spare);
     if (s != IV_OK) {
         iv__plan_free(p);
         return s;
@@ -409,7 +411,7 @@ void iv__plan_free(iv__plan *p)
     for (int64_t i = 0; i < p->n_steps; ++i)
         if (p->steps[i].impl && p->steps[i].impl->unprepare) p->steps[i].impl->unprepare(p->steps[i].prepared);
     iv__memory_free(&p->input_mem);
-    iv__memory_free(&p->temp_mem);
+    if (!p->temp_borrowed) iv__memory_free(&p->temp_mem);
     iv__memory_free(&p->uniform_mem);
     iv__text_free(&p->notes);
     free(p->steps);

@@ -63,13 +63,16 @@ typedef struct iv__plan {
     iv__place *places;   /* [values] */
     int64_t cap_layouts, cap_places;
     iv__memory input_mem, temp_mem, uniform_mem;
+    bool temp_borrowed; /* temp_mem belongs to another plan */
     int64_t input_bytes, temp_bytes, temp_unshared; /* temp_unshared: without reuse */
     iv__text notes;      /* per node: implementations refused and why */
     int64_t samples;     /* first dimension of the inputs */
 } iv__plan;
 
-/* Builds the plan of a graph on which differentiate (if training), cast and fuse have run. */
-iv_status iv__plan_new(iv__store *store, iv_graph *g, int64_t samples, iv__plan **out);
+/* Builds the plan of a graph on which differentiate (if training), cast and fuse have run.  spare
+ * (optional): a plan that never runs at the same time and lives longer: its temporaries' memory is used
+ * again if it is large enough. */
+iv_status iv__plan_new(iv__store *store, iv_graph *g, int64_t samples, const iv__plan *spare, iv__plan **out);
 void iv__plan_free(iv__plan *p);
 /* Enqueues all steps. */
 iv_status iv__plan_run(iv__plan *p);

@@ -69,7 +69,7 @@ iv_status iv__trainer_program(iv_trainer *t, int64_t batch, bool train, int64_t 
         s = iv__store_new(t->device, p.graph, t->precision->master(t->precision_self), t->seed,
                           train ? iv__optim_moments(&o) : 0, all, &t->store);
     }
-    if (s == IV_OK) s = iv__plan_new(t->store, p.graph, batch, &p.plan);
+    if (s == IV_OK) s = iv__plan_new(t->store, p.graph, batch, t->train.plan, &p.plan);
     if (s == IV_OK) {
         p.loss = output_value(p.graph, "loss");
         p.logits = output_value(p.graph, "logits");
@@ -275,6 +275,8 @@ static iv_status open_all(iv_trainer *t)
     IV_TRY(make_host_batch(t));
     IV_TRY(make_tree(t));
     IV_TRY(check_data(t));
+    /* Validation is planned now, so that the memory known at the start is all that a run takes. */
+    if (t->data && t->info.samples[IV_VAL] > 0) IV_TRY(iv__trainer_program(t, t->batch, false, t->grains / t->accumulate, &t->eval));
     const char *init = iv_config_str(t->config, "model.init");
     return *init ? iv_trainer_load_params(t, init) : IV_OK;
 }
@@ -299,9 +301,9 @@ iv_status iv_trainer_open(const iv_config *c, iv_dataset *data, iv_build_fn buil
 void iv_trainer_close(iv_trainer *t)
 {
     if (!t) return;
-    iv__program_free(&t->train);
-    iv__program_free(&t->eval);
+    iv__program_free(&t->eval); /* these two may use the memory of the first */
     iv__program_free(&t->generate);
+    iv__program_free(&t->train);
     iv__optim_free(t->optim);
     iv__store_free(t->store);
     for (int i = 0; i < IV__TREE_LEVELS; ++i) iv__memory_free(&t->tree[i]);

@@ -7,7 +7,7 @@ static int64_t program_bytes(const iv__program *p, int64_t *inputs, int64_t *tem
 {
     if (!p->plan) return 0;
     *inputs += p->plan->input_mem.bytes;
-    *temps += p->plan->temp_mem.bytes;
+    if (!p->plan->temp_borrowed) *temps += p->plan->temp_mem.bytes;
     return p->plan->uniform_mem.bytes;
 }
 

@@ -204,7 +204,7 @@ static inline iv_status rig_plan(rig *r, int64_t samples)
     const iv_precision *p = rig_precision(r, &self);
     IV_TRY(iv__graph_fuse(r->g));
     IV_TRY(iv__store_new(r->device, r->g, p->master(self), 1, 0, false, &r->store));
-    return iv__plan_new(r->store, r->g, samples, &r->plan);
+    return iv__plan_new(r->store, r->g, samples, NULL, &r->plan);
 }
 
 static inline iv_status rig_compile(rig *r, int64_t samples)
