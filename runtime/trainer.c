@@ -27,7 +27,8 @@ static iv_status compile(iv_trainer *t, iv__program *p, bool train)
     iv_graph *g = p->graph;
     IV_TRY(t->build(t->build_ctx, g, p->batch, train, &p->io));
     IV_TRY(iv_graph_status(g));
-    if (!train) iv_graph_set_output(g, "logits", p->io.logits);
+    /* Read for the share of right answers, and for generation (one sample); else they need not stay. */
+    if (!train && (!t->info.is_tokens || p->batch == 1)) iv_graph_set_output(g, "logits", p->io.logits);
     if (train) IV_TRY(iv_graph_differentiate(g));
     if (train && t->accumulate > 1) IV_TRY(iv__graph_split_gradients(g));
     IV_TRY(iv__graph_prune(g));

@@ -85,8 +85,8 @@ iv_status iv_trainer_evaluate(iv_trainer *t, double *out_loss, double *out_accur
     int64_t samples = t->data ? t->info.samples[IV_VAL] : 0, most = iv_config_int(t->config, "eval.batches");
     if (samples == 0) IV_FAIL(IV_UNAVAILABLE, "validating: the data has no validation part");
     double *logits = NULL;
-    const iv__value *v = &t->eval.graph->values[t->eval.logits];
-    if (!t->info.is_tokens) IV_TRY(iv__calloc(iv_shape_count(&v->shape), sizeof(double), "logits", &logits));
+    if (!t->info.is_tokens)
+        IV_TRY(iv__calloc(iv_shape_count(&t->eval.graph->values[t->eval.logits].shape), sizeof(double), "logits", &logits));
     tally sum = {0, 0, 0};
     iv_status s = IV_OK;
     for (int64_t i = 0; s == IV_OK && i * t->batch < samples && (most == 0 || i < most); ++i)

@@ -94,7 +94,7 @@ static void broadcasts(rig *r, int64_t n)
 static void bare_mean(rig *r, int64_t n)
 {
     iv_value x = in(r, "x", IV_SHAPE(n, 11)), y = iv_add(r->g, x, par(r, "b", IV_SHAPE(11)));
-    iv_graph_set_loss(r->g, iv_scale(r->g, iv_sum(r->g, y, 0, false), 1.0 / 3));
+    iv_graph_set_loss(r->g, iv_sum(r->g, iv_scale(r->g, y, 1.0 / 3), 0, false));
 }
 
 static void norms(rig *r, int64_t n)
