@@ -17,7 +17,7 @@ foreach(name OPENMP ONEDNN BLAS HWLOC OPENCL CUDA HIP MPI)
 endforeach()
 
 # The backends and libraries that the tree does not hold yet.
-foreach(name HWLOC OPENCL CUDA HIP MPI)
+foreach(name HWLOC CUDA HIP MPI)
   if(INVAR_${name} STREQUAL ON)
     message(FATAL_ERROR "INVAR_${name}=ON: this version of Invar has no ${name} support")
   endif()
@@ -60,6 +60,8 @@ if(INVAR_CBLAS_INCLUDE AND INVAR_CBLAS_LIBRARY)
 endif()
 iv_require(BLAS INVAR_CBLAS_FOUND "apt-get install libopenblas-dev")
 
+include(${PROJECT_SOURCE_DIR}/backends/opencl/opencl.cmake)
+
 # The CPU backend is always built.
 function(iv_add_backends out_objects)
   set(cpu ${PROJECT_SOURCE_DIR}/backends/cpu)
@@ -94,13 +96,17 @@ function(iv_add_backends out_objects)
     iv_level_objects(invar_gemm_${level} ${level} ${cpu}/gemm_${level}.c)
     list(APPEND objects $<TARGET_OBJECTS:invar_gemm_${level}>)
   endforeach()
-  set(${out_objects} ${objects} PARENT_SCOPE)
+  iv_add_opencl(opencl)
+  set(${out_objects} ${objects} ${opencl} PARENT_SCOPE)
 endfunction()
 
 # builtin.c: the table of built-in plugins, from the files that define one.
 function(iv_builtin_plugins out)
   file(GLOB files CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/precision/*.c ${PROJECT_SOURCE_DIR}/checkpoint/*.c
        ${PROJECT_SOURCE_DIR}/cluster/*.c ${PROJECT_SOURCE_DIR}/backends/cpu/cpu.c)
+  if(INVAR_HAVE_OPENCL)
+    list(APPEND files ${PROJECT_SOURCE_DIR}/backends/opencl/opencl.c)
+  endif()
   set(externs "")
   set(rows "")
   foreach(f ${files})

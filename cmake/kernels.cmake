@@ -101,3 +101,14 @@ function(iv_add_kernels out_objects)
   file(GENERATE OUTPUT ${CMAKE_BINARY_DIR}/kernels/table.c CONTENT "${table}")
   set(${out_objects} ${objects} ${CMAKE_BINARY_DIR}/kernels/table.c PARENT_SCOPE)
 endfunction()
+
+# The C file with the texts of the kernels (kernels/texts.h): out variable gets its path.
+function(iv_kernel_texts out)
+  set(folder ${PROJECT_SOURCE_DIR}/kernels)
+  file(GLOB kernels CONFIGURE_DEPENDS ${folder}/*.k)
+  set(files ${folder}/portable.h ${folder}/math.h ${folder}/philox.h ${folder}/fold.h ${folder}/tile.h ${folder}/elem.h ${kernels})
+  set(path ${CMAKE_BINARY_DIR}/kernels/texts.c)
+  add_custom_command(OUTPUT ${path} DEPENDS ${files} ${PROJECT_SOURCE_DIR}/cmake/embed.cmake VERBATIM
+                     COMMAND ${CMAKE_COMMAND} -DOUT=${path} "-DFILES=${files}" -P ${PROJECT_SOURCE_DIR}/cmake/embed.cmake)
+  set(${out} ${path} PARENT_SCOPE)
+endfunction()

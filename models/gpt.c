@@ -29,8 +29,9 @@ static iv_value norm(gpt *m, iv_value x, const char *name)
     char w[64], b[64];
     snprintf(w, sizeof(w), "%s.weight", name);
     snprintf(b, sizeof(b), "%s.bias", name);
-    return iv_layernorm(m->g, x, param(m, w, IV_SHAPE(m->width), IV_INIT_ONES, 0),
-                        param(m, b, IV_SHAPE(m->width), IV_INIT_ZEROS, 0), 1e-5);
+    iv_value weight = param(m, w, IV_SHAPE(m->width), IV_INIT_ONES, 0);
+    iv_value bias = param(m, b, IV_SHAPE(m->width), IV_INIT_ZEROS, 0);
+    return iv_layernorm(m->g, x, weight, bias, 1e-5);
 }
 
 /* Projections into the residual stream start smaller, by 1/sqrt(2 layers). */
@@ -39,8 +40,9 @@ static iv_value project(gpt *m, iv_value x, const char *name, int64_t in, int64_
     char w[64], b[64];
     snprintf(w, sizeof(w), "%s.weight", name);
     snprintf(b, sizeof(b), "%s.bias", name);
-    return iv_linear(m->g, x, param(m, w, IV_SHAPE(in, out), IV_INIT_NORMAL, std),
-                     param(m, b, IV_SHAPE(out), IV_INIT_ZEROS, 0), false);
+    iv_value weight = param(m, w, IV_SHAPE(in, out), IV_INIT_NORMAL, std);
+    iv_value bias = param(m, b, IV_SHAPE(out), IV_INIT_ZEROS, 0);
+    return iv_linear(m->g, x, weight, bias, false);
 }
 
 static iv_value attention(gpt *m, iv_value x)

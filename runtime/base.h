@@ -82,7 +82,8 @@ int64_t iv__now_ns(void);
     X(BLAS, "INVAR_BLAS_LIB", "path of the CBLAS library to open instead of the one found at build") \
     X(OPENCL, "INVAR_OPENCL_LIB", "path of the OpenCL ICD loader to open")                         \
     X(CUDA, "INVAR_CUDA_LIB", "path of libcuda.so.1 to open")                                      \
-    X(HIP, "INVAR_HIP_LIB", "path of libamdhip64 to open")
+    X(HIP, "INVAR_HIP_LIB", "path of libamdhip64 to open")                                         \
+    X(HOME, "HOME", "where .cache/invar is")
 typedef enum iv__env_key {
 #define X(key, name, help) IV__ENV_##key,
     IV_ENV_TABLE(X)

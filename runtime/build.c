@@ -80,25 +80,26 @@ iv_value iv_dropout(iv_graph *g, iv_value a, double p)
     return iv__node_add(g, IV_OP_DROPOUT, &a, 1, (int64_t[12]){stream}, (double[4]){p, 1 / (1 - p)});
 }
 
-/* Shapes travel in attr: rank, then the dimensions. */
-static void shape_attr(int64_t *attr, const iv_shape *s)
+/* A node with a wanted shape, which travels in attr: rank, then the dimensions. */
+static iv_value to_shape(iv_graph *g, iv__op op, iv_value a, const iv_shape *s)
 {
-    attr[0] = s->rank < 0 || s->rank > IV_MAX_RANK ? 0 : s->rank;
-    for (int64_t i = 0; i < attr[0]; ++i) attr[1 + i] = s->dim[i];
+    int64_t attr[12] = {s->rank};
+    if (s->rank < 0 || s->rank > IV_MAX_RANK) {
+        iv__graph_fail(g, iv__fail(IV_INVALID, "a tensor of rank %d: 0 to %d are possible", s->rank, IV_MAX_RANK), iv__ops[op].name);
+        return (iv_value){-1};
+    }
+    for (int32_t i = 0; i < s->rank; ++i) attr[1 + i] = s->dim[i];
+    return iv__node_add(g, op, &a, 1, attr, NULL);
 }
 
 iv_value iv_reshape(iv_graph *g, iv_value a, iv_shape shape)
 {
-    int64_t attr[12] = {0};
-    shape_attr(attr, &shape);
-    return iv__node_add(g, IV_OP_RESHAPE, &a, 1, attr, NULL);
+    return to_shape(g, IV_OP_RESHAPE, a, &shape);
 }
 
 iv_value iv_broadcast(iv_graph *g, iv_value a, iv_shape shape)
 {
-    int64_t attr[12] = {0};
-    shape_attr(attr, &shape);
-    return iv__node_add(g, IV_OP_BROADCAST, &a, 1, attr, NULL);
+    return to_shape(g, IV_OP_BROADCAST, a, &shape);
 }
 
 /* Negative axes count from the end. */

@@ -437,7 +437,10 @@ GRAD(conv2d)
 {
     iv_value d = DY, x = in(n, 0), w = in(n, 1);
     int64_t attr[12];
-    if (n->n_in == 3) TO(2, iv_reshape(g, iv_sum(g, d, 1 + 4 + 8, true), g->values[n->in[2]].shape));
+    if (n->n_in == 3) {
+        iv_shape s = g->values[n->in[2]].shape; /* iv_sum may move values[] */
+        TO(2, iv_reshape(g, iv_sum(g, d, 1 + 4 + 8, true), s));
+    }
     attr_with_src(g, n, x.id, attr);
     iv__gradient_add(g, x.id, iv__node_add(g, IV_OP_CONV2D_DGRAD, (iv_value[]){d, w}, 2, attr, NULL));
     attr_with_src(g, n, w.id, attr);
@@ -512,7 +515,8 @@ iv_status iv_graph_differentiate(iv_graph *g)
     iv_value seed = iv_input(g, "loss_scale", IV_F32, IV_SCALAR);
     g->seed = seed.id;
     if (s == IV_OK && seed.id >= 0) {
-        g->values[g->loss].grad = iv_broadcast(g, seed, g->values[g->loss].shape).id;
+        iv_value d = iv_broadcast(g, seed, g->values[g->loss].shape);
+        g->values[g->loss].grad = d.id;
         s = walk(g, wanted, n_forward);
     }
     if (s == IV_OK) s = iv_graph_status(g);
@@ -531,8 +535,8 @@ static bool split_one(iv_graph *g, int32_t v, int32_t k)
     int32_t made_by = g->values[v].grad < 0 ? -1 : g->values[g->values[v].grad].node;
     if (made_by < 0 || g->nodes[made_by].op != IV_OP_ADD) return false;
     int32_t first = g->nodes[made_by].in[0], second = g->nodes[made_by].in[1];
-    if (memcmp(&g->values[first].shape, &g->values[second].shape, sizeof(iv_shape)) != 0) return false;
-    const char *name = iv__graph_name(g, "%s+%d", g->values[v].name, k);
+    if (!iv__shape_equal(&g->values[first].shape, &g->values[second].shape)) return false;
+    const char *name = iv__graph_name(g, "%s+%05d", g->values[v].name, k);
     iv_value s = iv__value_add(g, IV_ROLE_PARAM, name, g->values[v].dtype, g->values[v].shape, (iv_init){0});
     if (s.id < 0) return false;
     g->values[s.id].summand_of = v + 1;

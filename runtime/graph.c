@@ -37,7 +37,8 @@ void iv__graph_fail(iv_graph *g, iv_status s, const char *what)
 
 void iv_graph_set_grains(iv_graph *g, int64_t grains)
 {
-    g->grains = grains;
+    if (grains >= 1) g->grains = grains;
+    else iv__graph_fail(g, iv__fail(IV_INVALID, "%lld: 1 or more are possible", (long long)grains), "grains");
 }
 
 void iv_graph_scope(iv_graph *g, const char *scope)

@@ -119,6 +119,11 @@ iv_value iv__value_output(const iv_graph *g, iv_value v, int32_t k);
 int32_t iv__graph_find(const iv_graph *g, const char *name); /* value with a name, or -1 */
 /* Removes nodes whose outputs nobody needs. */
 iv_status iv__graph_prune(iv_graph *g);
+/* A struct's padding is not part of a shape, nor are dimensions beyond the rank. */
+static inline bool iv__shape_equal(const iv_shape *a, const iv_shape *b)
+{
+    return a->rank == b->rank && memcmp(a->dim, b->dim, (size_t)a->rank * sizeof(a->dim[0])) == 0;
+}
 /* "[4,64,128]" */
 const char *iv__shape_text(const iv_shape *s, char *buf, size_t size);
 

@@ -66,7 +66,7 @@ typedef struct iv_kernel_src {
 #define IV_PROGRAM_OPS 32
 #define IV_PROGRAM_REGS 32
 #define IV_PROGRAM_INPUTS 6
-#define IV_PROGRAM_DIMS 4
+#define IV_PROGRAM_DIMS 6
 #define IV_PROGRAM_TILE 1024 /* elements of the output per work-group */
 typedef struct iv_program_op {
     uint8_t op;      /* row of kernels/elem.def */

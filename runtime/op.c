@@ -176,6 +176,8 @@ RULE(concat)
         for (int32_t i = 0; i < IN(0)->shape.rank; ++i)
             if (IN(k)->shape.rank != IN(0)->shape.rank || (i != axis && IN(k)->shape.dim[i] != IN(0)->shape.dim[i]))
                 return mismatch(IN(0), IN(k), "may differ in the joined dimension only");
+        if (iv_dtype_is_float(IN(k)->dtype) != iv_dtype_is_float(IN(0)->dtype))
+            IV_FAIL(IV_INVALID, "joining %s and %s", iv_dtype_name(IN(0)->dtype), iv_dtype_name(IN(k)->dtype));
         out[0].shape.dim[axis] += IN(k)->shape.dim[axis];
         out[0].batch |= IN(k)->batch;
     }
@@ -216,6 +218,7 @@ RULE(matmul)
         for (int32_t i = 0; i < ra - 2; ++i)
             if (a->shape.dim[i] != b->shape.dim[i]) return mismatch(a, b, "the batch dimensions differ");
     } else if (ra > 2 && ta) return mismatch(a, b, "a transposed batch needs a batch on the right");
+    if (n->n_in == 3) IV_TRY(need_float(IN(2)));
     if (n->n_in == 3 && iv_shape_count(&IN(2)->shape) != cols) return mismatch(b, IN(2), "one bias per column");
     like(&out[0], a);
     out[0].shape.dim[ra - 2] = m;
@@ -251,6 +254,7 @@ static void rows_stat(iv__value *out, const iv__value *x)
 
 static iv_status norm_params(const iv__value *x, const iv__value *w, int64_t channels)
 {
+    IV_TRY(need_float(w));
     if (iv_shape_count(&w->shape) != channels) return mismatch(x, w, "one weight per channel");
     return IV_OK;
 }
@@ -324,6 +328,7 @@ RULE(batchnorm_running)
 RULE(embedding)
 {
     const iv__value *w = IN(0), *ids = IN(1);
+    IV_TRY(need_float(w));
     IV_TRY(need_rank(w, 2, 2));
     if (ids->dtype != IV_I32) IV_FAIL(IV_INVALID, "ids are i32, got %s", iv_dtype_name(ids->dtype));
     IV_TRY(need_rank(ids, 1, IV_MAX_RANK - 1));
@@ -345,9 +350,12 @@ RULE(attention)
 {
     const iv__value *q = IN(0), *k = IN(1), *v = IN(2);
     int64_t heads = n->attr[IV_A_HEADS];
-    for (int32_t i = 0; i < 3; ++i) IV_TRY(need_rank(IN(i), 3, 3));
+    for (int32_t i = 0; i < 3; ++i) {
+        IV_TRY(need_float(IN(i)));
+        IV_TRY(need_rank(IN(i), 3, 3));
+    }
     if (k->shape.dim[0] != q->shape.dim[0] || k->shape.dim[2] != q->shape.dim[2]) return mismatch(q, k, "q and k differ in batch or width");
-    if (memcmp(&v->shape, &k->shape, sizeof(v->shape)) != 0) return mismatch(k, v, "k and v must be equal");
+    if (!iv__shape_equal(&v->shape, &k->shape)) return mismatch(k, v, "k and v must be equal");
     if (heads < 1 || last_dim(q) % heads) IV_FAIL(IV_INVALID, "%lld heads do not divide a width of %lld", (long long)heads, (long long)last_dim(q));
     if (last_dim(q) / heads > 256) IV_FAIL(IV_INVALID, "heads of %lld: 256 at most", (long long)(last_dim(q) / heads));
     like(&out[0], q);
@@ -378,6 +386,7 @@ RULE(conv2d)
     const iv__value *x = IN(0), *w = IN(1);
     int64_t groups = n->attr[IV_A_GROUPS];
     IV_TRY(need_float(x));
+    IV_TRY(need_float(w));
     IV_TRY(need_rank(x, 4, 4));
     IV_TRY(need_rank(w, 4, 4));
     if (groups < 1 || x->shape.dim[1] != w->shape.dim[1] * groups || w->shape.dim[0] % groups)

@@ -8,7 +8,7 @@
 
 /* Streams: who draws.  Fixed numbers, part of the contract. */
 enum {
-    IV__STREAM_INIT = 1,    /* + parameter index << 8: initial values */
+    IV__STREAM_INIT = 1,    /* + index in the order of names << 8: initial values */
     IV__STREAM_DATA = 2,    /* sampling and shuffling */
     IV__STREAM_DROPOUT = 3, /* + node index << 8 */
     IV__STREAM_GENERATE = 4

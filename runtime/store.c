@@ -13,7 +13,14 @@ static int64_t slot_room(int64_t count)
     return (count + SLOT_ALIGN - 1) / SLOT_ALIGN * SLOT_ALIGN;
 }
 
-/* Slots for the graph's values of a role, or (summands) for parts of gradients, from element `at` on. */
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const iv__slot *)a)->name, ((const iv__slot *)b)->name);
+}
+
+/* Slots for the graph's values of a role, or (summands) for parts of gradients, from element `at` on.
+ * They lie in the order of their names: C compilers differ in the order in which they evaluate
+ * arguments, so iv_linear(g, x, iv_param(...), iv_param(...), ...) makes either parameter first. */
 static iv_status collect(const iv_graph *g, iv__role role, bool summands, int64_t at, iv__slot **out, int64_t *out_n, int64_t *out_elems)
 {
     int64_t n = 0;
@@ -31,9 +38,12 @@ static iv_status collect(const iv_graph *g, iv__role role, bool summands, int64_
         s->shape = v->shape;
         s->init = v->init;
         s->count = iv_shape_count(&v->shape);
-        s->offset = at;
         s->decay = v->shape.rank >= 2;
-        at += slot_room(s->count);
+    }
+    qsort(slots, (size_t)n, sizeof(*slots), by_name);
+    for (int64_t i = 0; i < n; ++i) {
+        slots[i].offset = at;
+        at += slot_room(slots[i].count);
     }
     *out_elems = at;
     return IV_OK;
@@ -96,11 +106,11 @@ static iv_status fill_groups(iv__store *st, bool decay_all)
 /* The room behind the gradients for their summands. */
 static iv_status collect_summands(iv__store *s, const iv_graph *g)
 {
-    int64_t k = 0;
     IV_TRY(collect(g, IV_ROLE_PARAM, true, s->param_elems, &s->summands, &s->n_summands, &s->grad_elems));
-    for (int64_t i = 0; i < g->n_values; ++i)
-        if (g->values[i].summand_of > 0)
-            s->summands[k++].summand_of = iv__store_find(s->params, s->n_params, g->values[g->values[i].summand_of - 1].name);
+    for (int64_t i = 0; i < s->n_summands; ++i) {
+        const iv__value *v = &g->values[iv__graph_find(g, s->summands[i].name)];
+        s->summands[i].summand_of = iv__store_find(s->params, s->n_params, g->values[v->summand_of - 1].name);
+    }
     return IV_OK;
 }
 
@@ -199,27 +209,15 @@ int64_t iv__store_find(const iv__slot *slots, int64_t n, const char *name)
 
 /* ---- hash ---- */
 
-static _Thread_local const iv__slot *sorting; /* for qsort's comparison */
-static int by_name(const void *a, const void *b)
-{
-    return strcmp(sorting[*(const int64_t *)a].name, sorting[*(const int64_t *)b].name);
-}
-
 /* Feeds the slots of one arena, in order of their names. */
 static iv_status hash_slots(iv__store *s, XXH3_state_t *h, const iv__slot *slots, int64_t n, const iv__memory *mem)
 {
-    int64_t *order, b = (int64_t)iv_dtype_bytes(s->type), most = 0;
+    int64_t b = (int64_t)iv_dtype_bytes(s->type), most = 0;
     char *host = NULL;
-    IV_TRY(iv__calloc(n, sizeof(*order), "an order", &order));
-    for (int64_t i = 0; i < n; ++i) {
-        order[i] = i;
-        most = IV_MAX2(most, slots[i].count);
-    }
-    sorting = slots;
-    qsort(order, (size_t)n, sizeof(*order), by_name);
+    for (int64_t i = 0; i < n; ++i) most = IV_MAX2(most, slots[i].count);
     iv_status st = iv__calloc(most, (size_t)b, "hashing", &host);
     for (int64_t i = 0; st == IV_OK && i < n; ++i) {
-        const iv__slot *t = &slots[order[i]];
+        const iv__slot *t = &slots[i];
         st = iv__device_read(s->device, host, iv__slot_range(mem, t, s->type));
         XXH3_128bits_update(h, t->name, strlen(t->name) + 1);
         XXH3_128bits_update(h, iv_dtype_name(s->type), 4);
@@ -227,7 +225,6 @@ static iv_status hash_slots(iv__store *s, XXH3_state_t *h, const iv__slot *slots
         XXH3_128bits_update(h, host, (size_t)(t->count * b));
     }
     free(host);
-    free(order);
     return st;
 }
 

@@ -1,7 +1,7 @@
 /* store.h: what lives as long as a training run: parameters, gradients, optimizer state, lowered
  * copies and running statistics, each one contiguous arena in device memory.
  *
- *   params   | w0 ....| w1 ..| w2 ........|     masters; every parameter at a multiple of 64 elements,
+ *   params   | w0 ....| w1 ..| w2 ........|     masters in the order of their names, each at a multiple of 64 elements,
  *   grads    | same layout                |     the gap behind it zero
  *   moments  | same layout, 0 to 2 times  |
  *   lowered  | same layout, 16-bit        |     made by one launch after each update

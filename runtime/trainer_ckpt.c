@@ -109,7 +109,7 @@ typedef struct loader {
     uint8_t *seen[4];
     int64_t step, samples, grains;
     uint64_t seed;
-    char type[16], optimizer[32];
+    char precision[64], optimizer[32];
     char *state;
 } loader;
 
@@ -120,7 +120,7 @@ static iv_status load_meta(void *ctx, const char *key, const char *value)
     if (strcmp(key, "invar.samples") == 0) l->samples = strtoll(value, NULL, 10);
     if (strcmp(key, "invar.grains") == 0) l->grains = strtoll(value, NULL, 10);
     if (strcmp(key, "invar.seed") == 0) l->seed = strtoull(value, NULL, 10);
-    if (strcmp(key, "invar.type") == 0) snprintf(l->type, sizeof(l->type), "%s", value);
+    if (strcmp(key, "invar.precision") == 0) snprintf(l->precision, sizeof(l->precision), "%s", value);
     if (strcmp(key, "invar.optimizer") == 0) snprintf(l->optimizer, sizeof(l->optimizer), "%s", value);
     if (strcmp(key, "invar.precision_state") == 0) {
         free(l->state);
@@ -157,7 +157,7 @@ static iv_status load_want(void *ctx, const iv_ckpt_tensor *info, void **out_dst
     *out_dst = NULL;
     if (!find_tensor(l, info->name, &arena, &i)) return IV_OK;
     const iv__slot *slot = arena == 1 ? &l->t->store->states[i] : &l->t->store->params[i];
-    if (memcmp(&slot->shape, &info->shape, sizeof(slot->shape)) != 0)
+    if (!iv__shape_equal(&slot->shape, &info->shape))
         IV_FAIL(IV_INVALID, "tensor %s has shape %s in the file and %s in the model", info->name,
                 iv__shape_text(&info->shape, a, sizeof(a)), iv__shape_text(&slot->shape, b, sizeof(b)));
     if (info->dtype != l->t->store->type && !(info->dtype == IV_F32 && l->t->store->type == IV_F64))
@@ -209,6 +209,9 @@ static iv_status check_run(const loader *l)
     if (l->seed != t->seed) IV_FAIL(IV_INVALID, "the run was started with --seed %" PRIu64 ", not %" PRIu64, l->seed, t->seed);
     if (l->grains != t->grains)
         IV_FAIL(IV_INVALID, "the run has %lld grains, not %lld [hint: --grains %lld]", (long long)l->grains, (long long)t->grains, (long long)l->grains);
+    if (strcmp(l->precision, t->precision_name) != 0)
+        IV_FAIL(IV_INVALID, "the run has --precision %s, not %s [hint: --set model.init=FILE starts a new run from its parameters]",
+                l->precision, t->precision_name);
     if (strcmp(l->optimizer, iv_config_str(t->config, "optim.name")) != 0)
         IV_FAIL(IV_INVALID, "the run used optimizer %s, not %s", l->optimizer, iv_config_str(t->config, "optim.name"));
     return IV_OK;

@@ -91,7 +91,11 @@ static iv_status resume(fit *f)
 static iv_status open_folder(fit *f)
 {
     char path[1024];
+    const iv_plugin *p;
+    void *self;
     if (!*out_dir(f)) return IV_OK;
+    /* A checkpoint plugin that is not there is told now, not after hours of training. */
+    IV_TRY(iv__registry_get(IV_PLUGIN_CHECKPOINT, iv_config_str(f->t->config, "out.checkpoint"), &p, &self));
     snprintf(path, sizeof(path), "%s/checkpoints", out_dir(f));
     IV_TRY(iv__mkdirs(path));
     if (!*iv_config_str(f->t->config, "out.resume") && newest_below(path, INT64_MAX) >= 0)

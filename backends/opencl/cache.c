@@ -4,7 +4,7 @@
  *
  * The key is a hash of everything that goes into the compiler and of the compiler's name and version
  * (program.c), so an entry is never wrong, only damaged: then it is made again.  Files appear whole, by
- * renaming.  A cache that cannot be written only costs time; a line for --log debug says so. */
+ * renaming.  A cache that cannot be written only costs time; a line in the debug log says so. */
 #include "opencl.h"
 
 #include <errno.h>

@@ -197,10 +197,11 @@ static void put_cpu(text *t, const iv_program *p)
     put(t, "        const i64 left = p.dim[%d] - i%d, run = left < end - e0 ? left : end - e0;\n", inner, inner);
     put_run(t, p, inner);
     put(t, "        e0 += run;\n        i%d = 0;\n", inner);
-    for (int32_t d = inner - 1; d >= 0; --d)
-        put(t, "        %s++i%d == p.dim[%d]%s", d == inner - 1 ? "if (" : "    if (", d, d, d > 0 ? ") {\n" : ") i0 = 0;\n");
-    for (int32_t d = 1; d < inner; ++d)
-        put(t, "        i%d = 0; }\n", d);
+    for (int32_t d = inner - 1; d > 0; --d)
+        put(t, "        if (++i%d == p.dim[%d]) { i%d = 0;\n", d, d, d);
+    if (inner > 0) put(t, "        ++i0;\n");
+    for (int32_t d = inner - 1; d > 0; --d)
+        put(t, "        }\n");
     put(t, "    }\n}\n");
 }
 

@@ -1,7 +1,7 @@
 /* opencl.c: the OpenCL backend: the plugin and its list of devices (see opencl.h).
  *
  * Devices of all platforms count through: opencl:0, opencl:1, ... in the order in which the loader names
- * platforms and these their devices.  Left out, with a line for --log debug: devices that are switched
+ * platforms and these their devices.  Left out, with a line in the debug log: devices that are switched
  * off, have no compiler or store the high byte first. */
 #include "opencl.h"
 
@@ -14,6 +14,7 @@ typedef struct cl_driver {
     cl_device_id devices[MOST_DEVICES];
     int32_t n;
     char cache[512];
+    cl_cache_kind cache_kind;
 } cl_driver;
 
 static iv_status cl_init(const iv_host *h, const char *args, void **out_self)
@@ -70,12 +71,12 @@ static iv_status find_devices(cl_driver *d)
 }
 
 /* The folder of compiled kernels: the option, INVAR_CACHE_DIR, ~/.cache/invar, or none. */
-static void choose_cache(const char *option, char *out, size_t size)
+static void choose_cache(const char *option, cl_driver *d)
 {
     const char *named = option ? option : iv__cl_host->env("INVAR_CACHE_DIR"), *home = iv__cl_host->env("HOME");
-    *out = 0;
-    if (named) snprintf(out, size, "%s", named);
-    else if (home) snprintf(out, size, "%s/.cache/invar", home);
+    d->cache_kind = named ? CL_CACHE_NAMED : CL_CACHE_DEFAULT;
+    if (named) snprintf(d->cache, sizeof(d->cache), "%s", named);
+    else if (home) snprintf(d->cache, sizeof(d->cache), "%s/.cache/invar", home);
 }
 
 static iv_status cl_open(void *self, const iv_backend_options *o, void **out_drv)
@@ -85,7 +86,7 @@ static iv_status cl_open(void *self, const iv_backend_options *o, void **out_drv
     if (s != IV_OK) return s;
     cl_driver *d = calloc(1, sizeof(*d));
     if (!d) return iv__cl_host->fail(IV_NO_MEMORY, "opening the OpenCL backend");
-    choose_cache(o->cache, d->cache, sizeof(d->cache));
+    choose_cache(o->cache, d);
     s = find_devices(d);
     if (s != IV_OK) {
         free(d);
@@ -111,7 +112,7 @@ static iv_status cl_device_open(void *drv, int32_t index, void **out_dev)
     const cl_driver *d = drv;
     cl_dev *dev;
     if (index < 0 || index >= d->n) return iv__cl_host->fail(IV_UNAVAILABLE, "opening opencl:%d: there are %d OpenCL devices", index, d->n);
-    iv_status s = iv__cl_device_open(d->devices[index], index, d->cache, &dev);
+    iv_status s = iv__cl_device_open(d->devices[index], index, d->cache, d->cache_kind, &dev);
     if (s == IV_OK) *out_dev = dev;
     return s;
 }

@@ -72,12 +72,12 @@ typedef struct cl_device {
     cl_code *codes;
     char label[32];      /* "opencl:0" */
     char platform[64], name[128], vendor[64], driver[64], version[64];
-    char cache[512];     /* folder of compiled programs; "": none */
+    char cache[512];     /* folder of compiled programs; "": none, or the platform keeps its own */
     char notes[256];
     int64_t mem_bytes, most_bytes, allocated;
     uint64_t freed;      /* number of memories freed: arguments set before may be stale */
     cl_uint units;
-    bool cpu, f64, f16, exact_option, exact;
+    bool cpu, pocl, f64, f16, exact_option, exact;
 } cl_dev;
 
 typedef struct cl_kern {
@@ -100,7 +100,9 @@ typedef struct cl_queue {
 } cl_queue;
 
 /* device.c */
-iv_status iv__cl_device_open(cl_device_id id, int32_t index, const char *cache, cl_dev **out);
+/* How the folder of compiled programs was found: a platform that has its own uses ours only if named. */
+typedef enum cl_cache_kind { CL_CACHE_NAMED, CL_CACHE_DEFAULT } cl_cache_kind;
+iv_status iv__cl_device_open(cl_device_id id, int32_t index, const char *cache, cl_cache_kind kind, cl_dev **out);
 void iv__cl_device_close(void *dev);
 iv_status iv__cl_device_info(void *dev, iv_device_info *out);
 iv_status iv__cl_mem_alloc(void *dev, int64_t bytes, iv_mem_kind kind, void **out_mem);

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <xxhash.h>
 
 bool iv__cl_add_file(cl_source *s, const char *name)
@@ -31,8 +32,10 @@ void iv__cl_add_text(cl_source *s, const char *text)
 
 static void options_of(const cl_dev *d, char *out, size_t size)
 {
-    snprintf(out, size, "-cl-std=CL1.2%s%s%s", d->exact_option ? " -cl-fp32-correctly-rounded-divide-sqrt" : "",
-             d->f64 ? " -DIV_HAS_F64" : "", d->cpu ? " -DIV_CPU_DEVICE" : "");
+    /* Hints that loops over lanes are safe to vectorise: Intel's compiler crashes on them. */
+    snprintf(out, size, "-w -cl-std=CL1.2%s%s%s%s", d->exact_option ? " -cl-fp32-correctly-rounded-divide-sqrt" : "",
+             d->f64 ? " -DIV_HAS_F64" : "", d->cpu ? " -DIV_CPU_DEVICE" : "",
+             d->cpu && d->pocl ? " -DIV_LOOP_HINTS" : "");
 }
 
 static bool key_of(const cl_dev *d, const cl_source *s, const char *options, uint64_t out[2])
@@ -113,6 +116,13 @@ static void store(const cl_dev *d, const uint64_t key[2], cl_program p)
     free(bytes);
 }
 
+static double seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 /* The compiled program; owned by the device. */
 static iv_status code_get(cl_dev *d, const cl_source *s, const char *what, cl_program *out)
 {
@@ -129,12 +139,15 @@ static iv_status code_get(cl_dev *d, const cl_source *s, const char *what, cl_pr
     if (!c) return iv__cl_host->fail(IV_NO_MEMORY, "building kernel %s", what);
     *c = (cl_code){.key = {key[0], key[1]}, .program = load(d, key, options)};
     if (!c->program) {
+        const double begin = seconds();
         const iv_status status = compile(d, s, options, what, &c->program);
         if (status != IV_OK) {
             free(c);
             return status;
         }
+        const double built = seconds();
         store(d, key, c->program);
+        iv__cl_host->log(IV_LOG_DEBUG, "%s: compiled %s in %.2f s, stored it in %.2f s", d->label, what, built - begin, seconds() - built);
     }
     c->next = d->codes;
     d->codes = c;
@@ -144,7 +157,7 @@ static iv_status code_get(cl_dev *d, const cl_source *s, const char *what, cl_pr
 
 iv_status iv__cl_kernel_make(cl_dev *d, const cl_source *s, const char *function, const char *what, cl_kern **out)
 {
-    cl_program program;
+    cl_program program = NULL;
     cl_int e;
     const iv_status status = code_get(d, s, what, &program);
     if (status != IV_OK) return status;
@@ -170,7 +183,7 @@ static bool is_signature(const char *sig)
 static iv_status build_file(cl_dev *d, const iv_kernel_src *src, cl_kern **out)
 {
     cl_source s = {.n = 0};
-    char file[64], letters[64], what[64];
+    char file[64], letters[160], what[64];
     snprintf(what, sizeof(what), "%s_%s", src->name, src->sig);
     snprintf(file, sizeof(file), "%s.k", src->file);
     const bool f64 = strchr(src->sig, 'd') != NULL;

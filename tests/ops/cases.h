@@ -150,7 +150,15 @@ typedef struct built {
     char name[160];
 } built;
 
-static inline void fill_input(const op_case *c, int32_t i, const op_policy *p, tensor *t)
+/* Every fourth number is one of these, where `wild`: 0, denormals of f16 and f32, far ends. */
+static inline double extreme(uint64_t *state, double x)
+{
+    static const double far[] = {0, 0x1p-24, 0x1.8p-16, 0x1p-60, 0x1p-126, 0x1.4p-130, 0x1p-149, 0x1p-1040, 0x1p12, 0x1.fp-14};
+    uint64_t k = next_bits(state);
+    return k % 4 ? x : copysign(far[k / 4 % (uint64_t)IV_COUNT(far)], x);
+}
+
+static inline void fill_input(const op_case *c, int32_t i, const op_policy *p, bool wild, tensor *t)
 {
     uint64_t state = (uint64_t)(c - cases) * 977 + (uint64_t)i;
     char kind = c->fill[i];
@@ -163,6 +171,7 @@ static inline void fill_input(const op_case *c, int32_t i, const op_policy *p, t
         if (kind == 'p') x = next_in(&state, 0.5, 2);
         if (kind == 'k') x = sign * next_in(&state, 0.1, 2);
         if (kind == 'q') x = sign * next_in(&state, 0.5, 2);
+        if (wild) x = extreme(&state, x);
         if (kind == 'd' || kind == 'h') x = ((double)((e * 37 + shift) % 251) - 125) / 16 + (kind == 'h') / 32.0;
         if (kind == 'r') x = (double)(next_bits(&state) % 3) - 1;
         if (kind == 'i') x = (double)(next_bits(&state) % (uint64_t)c->in[0].dim[0]);
@@ -225,7 +234,7 @@ static inline void add_input(rig *r, built *b, int32_t i)
     bool ints = b->c->fill[i] == 'i' || b->c->fill[i] == 't';
     b->logical[i].s = b->c->in[i];
     b->data[i].s = base_shape(b, i);
-    fill_input(b->c, i, r->policy, &b->logical[i]);
+    fill_input(b->c, i, r->policy, r->wild, &b->logical[i]);
     b->data[i].x = malloc((size_t)count(&b->data[i]) * sizeof(double));
     assert_non_null(b->data[i].x);
     for (int64_t e = 0; e < count(&b->data[i]); ++e) b->data[i].x[e] = ints ? 0 : (double)NAN;

@@ -4,8 +4,9 @@
  *
  * A rig is one graph with its store and plan under one precision policy, on a device that the test
  * opened.  Values go in and come out as f64; what is written is rounded to nearest even to the type the
- * plan gave the value.  A policy that runs *everything* in a 16-bit type (also sums, norms, losses) is
- * made here, so that every kernel is met in every type it has. */
+ * plan gave the value.  Policies that run *everything* in a 16-bit type (also sums, norms, losses) are
+ * made here, so that every kernel is met in every type it has, and "true" ones, whose graph sees the
+ * 16-bit type while the operators' classes stay. */
 #ifndef IV_TEST_OPS_HARNESS_H
 #define IV_TEST_OPS_HARNESS_H
 
@@ -39,18 +40,21 @@
 /* ---- policies ---- */
 
 typedef struct op_policy {
-    const char *name, *plugin; /* plugin NULL: everything in `low`, masters f32 */
+    const char *name, *plugin; /* plugin NULL: of this file; masters f32, inputs `low` */
     iv_dtype low;
     double unit, sum_unit; /* half a unit in the last place at 1: of storage, and of what sums are kept in */
+    bool all; /* every operator in `low` */
 } op_policy;
 
-enum { P_F64, P_F32, P_BF16, P_F16, P_BF16_MIXED, P_COUNT };
+enum { P_F64, P_F32, P_BF16, P_F16, P_BF16_MIXED, P_BF16_TRUE, P_F16_TRUE, P_COUNT };
 static const op_policy policies[P_COUNT] = {
-    [P_F64] = {"f64", "64-true", IV_F64, 0x1p-53, 0x1p-53},
-    [P_F32] = {"f32", "32-true", IV_F32, 0x1p-24, 0x1p-24},
-    [P_BF16] = {"all bf16", NULL, IV_BF16, 0x1p-8, 0x1p-24},
-    [P_F16] = {"all f16", NULL, IV_F16, 0x1p-11, 0x1p-24},
-    [P_BF16_MIXED] = {"bf16-mixed", "bf16-mixed", IV_BF16, 0x1p-8, 0x1p-24},
+    [P_F64] = {"f64", "64-true", IV_F64, 0x1p-53, 0x1p-53, false},
+    [P_F32] = {"f32", "32-true", IV_F32, 0x1p-24, 0x1p-24, false},
+    [P_BF16] = {"all bf16", NULL, IV_BF16, 0x1p-8, 0x1p-24, true},
+    [P_F16] = {"all f16", NULL, IV_F16, 0x1p-11, 0x1p-24, true},
+    [P_BF16_MIXED] = {"bf16-mixed", "bf16-mixed", IV_BF16, 0x1p-8, 0x1p-24, false},
+    [P_BF16_TRUE] = {"bf16-true", NULL, IV_BF16, 0x1p-8, 0x1p-24, false},
+    [P_F16_TRUE] = {"f16-true", NULL, IV_F16, 0x1p-11, 0x1p-24, false},
 };
 
 static inline iv_dtype all_master(void *self)
@@ -66,11 +70,11 @@ static inline iv_dtype all_low(void *self)
 
 static inline iv_cast_class all_lower(void *self, const char *op, iv_cast_class fallback)
 {
-    (void)self, (void)op, (void)fallback;
-    return IV_CAST_LOWER;
+    (void)op;
+    return ((const op_policy *)self)->all ? IV_CAST_LOWER : fallback;
 }
 
-static const iv_precision all_in_low = {
+static const iv_precision own_policy = {
     .master = all_master, .compute = all_low, .low = all_low, .classify = all_lower};
 
 /* ---- numbers ---- */
@@ -138,6 +142,7 @@ typedef struct rig {
     iv_graph *g;
     iv__store *store;
     iv__plan *plan;
+    bool wild;       /* inputs get zeros of both signs, denormals and other extremes */
     bool params;     /* the cases' float inputs are parameters */
     bool keep_casts; /* leave out the pass that absorbs casts */
 } rig;
@@ -165,7 +170,7 @@ static inline const iv_precision *rig_precision(const rig *r, void **self)
     if (!r->policy->plugin) {
         memcpy(&own, &r->policy, sizeof(own)); /* only read */
         *self = own;
-        return &all_in_low;
+        return &own_policy;
     }
     WORKS(iv__registry_get(IV_PLUGIN_PRECISION, r->policy->plugin, &p, self));
     return p->vtable;

@@ -216,6 +216,12 @@ static void test_bf16_mixed(void **state)
     all_types(P_BF16_MIXED);
 }
 
+static void test_bf16_true(void **state)
+{
+    (void)state;
+    all_types(P_BF16_TRUE);
+}
+
 /* ---- what the table cannot show ---- */
 
 /* A scalar loss without weights: its gradient reaches the operator as a broadcast view. */
@@ -345,6 +351,7 @@ int main(void)
         cmocka_unit_test(test_plain),  cmocka_unit_test(test_sliced),     cmocka_unit_test(test_transposed),
         cmocka_unit_test(test_broadcast), cmocka_unit_test(test_f32),     cmocka_unit_test(test_bf16),
         cmocka_unit_test(test_f16),    cmocka_unit_test(test_bf16_mixed), cmocka_unit_test(test_plain_sum),
+        cmocka_unit_test(test_bf16_true),
         cmocka_unit_test(test_shared), cmocka_unit_test(test_ties),       cmocka_unit_test(test_slices),
         cmocka_unit_test(test_complete),
     };

@@ -1,0 +1,166 @@
+/* probe.c: does the device round as the numerics contract wants?  (see opencl.h)
+ *
+ * Drivers announce their rounding, and not always rightly.  So a kernel does each basic operation on
+ * 4096 triples of numbers, half of moderate size, half random bits (with denormals, infinities and NaN
+ * among them), in f32 and, where the device has it, f64; the host does the same, and every bit counts
+ * (any NaN is as good as another).  The last operation is a product and a sum that must not fuse. */
+#include "opencl.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { TRIPLES = 4096, OPS = 6 };
+static const char *const op_names[OPS] = {"addition", "product", "fma", "division", "square root", "a * b + c"};
+
+static const char text[] =
+    "IV_KERNEL(probe)\n"
+    "    BUF(A, x, 0);\n"
+    "    BUF(A, y, 1);\n"
+    "    EACH(c, p.n[0],\n"
+    "         const AT a = x[3 * c], b = x[3 * c + 1], d = x[3 * c + 2];\n"
+    "         y[6 * c] = a + b; y[6 * c + 1] = a * b; y[6 * c + 2] = FMA(a, b, d);\n"
+    "         y[6 * c + 3] = a / b; y[6 * c + 4] = SQRT(a); y[6 * c + 5] = a * b + d;)\n"
+    "IV_END\n";
+
+static uint64_t next(uint64_t *state)
+{
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    uint64_t x = *state;
+    x ^= x >> 33;
+    x *= 0xff51afd7ed558ccdu;
+    return x ^ x >> 29;
+}
+
+static void inputs_f32(float *x)
+{
+    uint64_t state = 1;
+    for (int i = 0; i < 3 * TRIPLES; ++i) {
+        const uint32_t r = (uint32_t)next(&state);
+        const uint32_t moderate = (r & 0x807fffffu) | ((120u + (r >> 23) % 16u) << 23);
+        memcpy(&x[i], i < 3 * TRIPLES / 2 ? &moderate : &r, sizeof(r));
+    }
+    for (int i = 0; i < 300; ++i) { /* plenty of denormals */
+        const uint32_t r = (uint32_t)next(&state) & 0x80ffffffu;
+        memcpy(&x[7 * i], &r, sizeof(r));
+    }
+}
+
+static void inputs_f64(double *x)
+{
+    uint64_t state = 2;
+    for (int i = 0; i < 3 * TRIPLES; ++i) {
+        const uint64_t r = next(&state);
+        const uint64_t moderate = (r & 0x800fffffffffffffu) | ((1016u + (r >> 52) % 16u) << 52);
+        memcpy(&x[i], i < 3 * TRIPLES / 2 ? &moderate : &r, sizeof(r));
+    }
+    for (int i = 0; i < 300; ++i) {
+        const uint64_t r = next(&state) & 0x801fffffffffffffu;
+        memcpy(&x[7 * i], &r, sizeof(r));
+    }
+}
+
+static void expect_f32(const float *x, float *y)
+{
+    for (int i = 0; i < TRIPLES; ++i, x += 3, y += OPS) {
+        const float product = x[0] * x[1];
+        y[0] = x[0] + x[1];
+        y[1] = product;
+        y[2] = fmaf(x[0], x[1], x[2]);
+        y[3] = x[0] / x[1];
+        y[4] = sqrtf(x[0]);
+        y[5] = product + x[2];
+    }
+}
+
+static void expect_f64(const double *x, double *y)
+{
+    for (int i = 0; i < TRIPLES; ++i, x += 3, y += OPS) {
+        const double product = x[0] * x[1];
+        y[0] = x[0] + x[1];
+        y[1] = product;
+        y[2] = fma(x[0], x[1], x[2]);
+        y[3] = x[0] / x[1];
+        y[4] = sqrt(x[0]);
+        y[5] = product + x[2];
+    }
+}
+
+/* Results that differ, counted per operation; elements of `size` bytes. */
+static void compare(const char *have, const char *want, size_t size, int wrong[OPS])
+{
+    for (size_t i = 0; i < (size_t)TRIPLES * OPS; ++i) {
+        float f[2];
+        double d[2];
+        const char *h = have + i * size, *w = want + i * size;
+        if (memcmp(h, w, size) == 0) continue;
+        memcpy(f, h, 4), memcpy(f + 1, w, 4);
+        if (size == 8) memcpy(d, h, 8), memcpy(d + 1, w, 8);
+        const bool both_nan = size == 8 ? isnan(d[0]) && isnan(d[1]) : isnan(f[0]) && isnan(f[1]);
+        if (!both_nan) ++wrong[i % OPS];
+    }
+}
+
+/* Runs `kernel` on x (in_bytes) and gets y (out_bytes). */
+static iv_status run(cl_dev *d, cl_kern *kernel, const void *x, int64_t in_bytes, void *y, int64_t out_bytes)
+{
+    void *q = NULL, *in = NULL, *out = NULL;
+    iv_status s = iv__cl_queue_open(d, IV_QUEUE_COMPUTE, &q);
+    if (s == IV_OK) s = iv__cl_mem_alloc(d, in_bytes, IV_MEM_DEVICE, &in);
+    if (s == IV_OK) s = iv__cl_mem_alloc(d, out_bytes, IV_MEM_DEVICE, &out);
+    if (s == IV_OK) s = iv__cl_write(q, (iv_buffer){in, 0, in_bytes}, x);
+    if (s == IV_OK) {
+        const iv_launch l = {.buf = {{in, 0, in_bytes}, {out, 0, out_bytes}}, .n_bufs = 2, .groups = 1, .n = {TRIPLES}};
+        s = iv__cl_launch(q, kernel, &l);
+    }
+    if (s == IV_OK) s = iv__cl_read(q, y, (iv_buffer){out, 0, out_bytes});
+    if (s == IV_OK) s = iv__cl_sync(q);
+    iv__cl_queue_close(q);
+    iv__cl_mem_free(d, out);
+    iv__cl_mem_free(d, in);
+    return s;
+}
+
+static iv_status probe_type(cl_dev *d, bool f64, int wrong[OPS])
+{
+    const size_t size = f64 ? 8 : 4;
+    const int64_t in = 3 * TRIPLES * (int64_t)size, out = OPS * TRIPLES * (int64_t)size;
+    cl_source source = {.n = 0};
+    cl_kern *kernel = NULL;
+    iv__cl_add_file(&source, "portable.h");
+    iv__cl_add_text(&source, f64 ? "#define A d\n" : "#define A f\n");
+    iv__cl_add_text(&source, text);
+    iv_status s = iv__cl_kernel_make(d, &source, "probe", f64 ? "probe_d" : "probe_f", &kernel);
+    if (s != IV_OK) return s;
+    char *memory = calloc(1, (size_t)(in + 2 * out));
+    if (memory) {
+        char *have = memory + in, *want = have + out;
+        f64 ? inputs_f64((double *)(void *)memory) : inputs_f32((float *)(void *)memory);
+        f64 ? expect_f64((double *)(void *)memory, (double *)(void *)want) : expect_f32((float *)(void *)memory, (float *)(void *)want);
+        s = run(d, kernel, memory, in, have, out);
+        if (s == IV_OK) compare(have, want, size, wrong);
+    } else {
+        s = iv__cl_host->fail(IV_NO_MEMORY, "probing %s", d->label);
+    }
+    free(memory);
+    iv__cl_kernel_free(d, kernel);
+    return s;
+}
+
+iv_status iv__cl_probe(cl_dev *d)
+{
+    d->exact = true;
+    size_t n = (size_t)snprintf(d->notes, sizeof(d->notes), "%s, f16 %s", d->cpu ? "kernels in the host's form" : "groups of 64 work-items", d->f16 ? "supported" : "stored only");
+    for (int f64 = 0; f64 <= (d->f64 ? 1 : 0); ++f64) {
+        int wrong[OPS] = {0};
+        const iv_status s = probe_type(d, f64 == 1, wrong);
+        if (s != IV_OK) return s;
+        for (int i = 0; i < OPS; ++i) {
+            if (wrong[i] == 0) continue;
+            d->exact = false;
+            if (n < sizeof(d->notes)) n += (size_t)snprintf(d->notes + n, sizeof(d->notes) - n, ", %s %s inexact", f64 ? "f64" : "f32", op_names[i]);
+        }
+    }
+    return IV_OK;
+}

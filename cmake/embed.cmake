@@ -1,0 +1,16 @@
+# embed.cmake: run at build time, writes a C file that holds files as arrays of bytes (string literals have
+# a greatest length):  cmake -DOUT=texts.c "-DFILES=a.k;b.h" -P embed.cmake
+set(rows "")
+set(text "/* written by cmake/embed.cmake */\n#include \"kernels/texts.h\"\n")
+set(n 0)
+foreach(file ${FILES})
+  get_filename_component(name ${file} NAME)
+  file(READ ${file} hex HEX)
+  string(REGEX REPLACE "(................................)" "\\1\n" hex "${hex}")
+  string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," bytes "${hex}")
+  string(APPEND text "static const unsigned char text${n}[] = {\n${bytes}\n};\n")
+  string(APPEND rows "    {\"${name}\", text${n}, sizeof(text${n})},\n")
+  math(EXPR n "${n} + 1")
+endforeach()
+string(APPEND text "const iv__kernel_text iv__kernel_texts[] = {\n${rows}    {0, 0, 0}};\n")
+file(WRITE ${OUT} "${text}")

@@ -1,0 +1,76 @@
+/* test_opencl_train.c: small trainings in `invariant` mode have the same hashes of parameters and of
+ * optimizer state on opencl:0 as on cpu:0.  Most of the time goes into compiling the kernels: so few,
+ * small runs.  Skips where there is no OpenCL device.
+ *
+ *   test_opencl_train [FILTER]     only the tests that match, as "gpt*" */
+#include "train/session.h"
+
+#include "conformance/hal.h"
+
+enum { STEPS = 5 };
+#define COMMON "numerics.mode=invariant train.batch=8 train.grains=4 train.seed=5 train.clip=0.5 "
+#define GPT COMMON "model.name=gpt model.layers=1 model.heads=2 model.width=32 model.context=16 "
+#define CNN COMMON "model.name=cnn model.channels=4 "
+
+static hal device;
+
+static void train(const char *settings, const char *more, char hashes[2][33])
+{
+    char all[1024];
+    session s;
+    iv_step_report r;
+    snprintf(all, sizeof(all), "%s %s", settings, more);
+    session_open(&s, all);
+    for (int i = 0; i < STEPS; ++i)
+        WORKS(iv_trainer_step(s.trainer, &r));
+    WORKS(iv_trainer_hash(s.trainer, false, hashes[0]));
+    WORKS(iv_trainer_hash(s.trainer, true, hashes[1]));
+    session_close(&s);
+}
+
+static void same_hashes(const char *settings)
+{
+    char cpu[2][33], opencl[2][33];
+    train(settings, "device.accelerator=cpu", cpu);
+    train(settings, "device.accelerator=opencl", opencl);
+    assert_string_equal(opencl[0], cpu[0]);
+    assert_string_equal(opencl[1], cpu[1]);
+}
+
+#define RUN(test, settings)                                                                        \
+    static void test(void **state)                                                                 \
+    {                                                                                              \
+        (void)state;                                                                               \
+        if (!device.info.has_f64 && strstr(settings, "64-true")) {                                 \
+            print_message("skipped: %s has no f64\n", device.info.name);                           \
+            skip();                                                                                \
+        }                                                                                          \
+        same_hashes(settings);                                                                     \
+    }
+RUN(gpt_f32, GPT "precision.name=32-true model.dropout=0.1")
+RUN(gpt_f64, GPT "precision.name=64-true")
+RUN(gpt_bf16, GPT "precision.name=bf16-mixed")
+RUN(cnn_f32, CNN "precision.name=32-true model.norm=batch")
+RUN(cnn_f64, CNN "precision.name=64-true")
+RUN(cnn_bf16, CNN "precision.name=bf16-mixed optim.name=sgd optim.momentum=0.9")
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(gpt_f32), cmocka_unit_test(gpt_f64), cmocka_unit_test(gpt_bf16),
+        cmocka_unit_test(cnn_f32), cmocka_unit_test(cnn_f64), cmocka_unit_test(cnn_bf16),
+    };
+    if (argc > 1) cmocka_set_test_filter(argv[1]);
+    if (hal_open(&device, "opencl", 0, NULL) != IV_OK) {
+        printf("skipped: %s\n", iv_error_message());
+        return 77;
+    }
+    if (!device.info.exact) {
+        printf("skipped: %s does not round exactly: %s\n", device.info.name, device.info.notes);
+        hal_close(&device);
+        return 77;
+    }
+    const int failed = cmocka_run_group_tests(tests, session_files, temporary_remove);
+    hal_close(&device);
+    return failed;
+}
