@@ -64,11 +64,7 @@ typedef double f64;
 #define IV_HOST_FORM 1
 #define IV_LOCAL_
 #define IV_FN static inline __attribute__((always_inline))
-#ifdef IV_LOOP_HINTS
-#define IV_SIMD _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define IV_SIMD
-#endif
+#define IV_SIMD /* no hint: of `clang loop vectorize(assume_safety)` PoCL makes wrong code, and Intel crashes */
 #else
 #define IV_LOCAL_ __local
 #define IV_FN static inline

@@ -32,10 +32,8 @@ void iv__cl_add_text(cl_source *s, const char *text)
 
 static void options_of(const cl_dev *d, char *out, size_t size)
 {
-    /* Hints that loops over lanes are safe to vectorise: Intel's compiler crashes on them. */
-    snprintf(out, size, "-w -cl-std=CL1.2%s%s%s%s", d->exact_option ? " -cl-fp32-correctly-rounded-divide-sqrt" : "",
-             d->f64 ? " -DIV_HAS_F64" : "", d->cpu ? " -DIV_CPU_DEVICE" : "",
-             d->cpu && d->pocl ? " -DIV_LOOP_HINTS" : "");
+    snprintf(out, size, "-w -cl-std=CL1.2%s%s%s", d->exact_option ? " -cl-fp32-correctly-rounded-divide-sqrt" : "",
+             d->f64 ? " -DIV_HAS_F64" : "", d->cpu ? " -DIV_CPU_DEVICE" : "");
 }
 
 static bool key_of(const cl_dev *d, const cl_source *s, const char *options, uint64_t out[2])
