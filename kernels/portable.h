@@ -64,7 +64,7 @@ typedef double f64;
 #define IV_HOST_FORM 1
 #define IV_LOCAL_
 #define IV_FN static inline __attribute__((always_inline))
-#define IV_SIMD /* no hint: of `clang loop vectorize(assume_safety)` PoCL makes wrong code, and Intel crashes */
+#define IV_SIMD /* no hint: at `clang loop vectorize(assume_safety)` the compiler of Intel's runtime crashes */
 #else
 #define IV_LOCAL_ __local
 #define IV_FN static inline

@@ -83,6 +83,9 @@ int64_t iv__now_ns(void);
     X(OPENCL, "INVAR_OPENCL_LIB", "path of the OpenCL ICD loader to open")                         \
     X(CUDA, "INVAR_CUDA_LIB", "path of libcuda.so.1 to open")                                      \
     X(HIP, "INVAR_HIP_LIB", "path of libamdhip64 to open")                                         \
+    X(OMP_WAIT, "OMP_WAIT_POLICY", "how OpenMP threads wait; the command lets them spin shortly unless one of these is set") \
+    X(GOMP_SPIN, "GOMP_SPINCOUNT", "spins of a waiting thread of GNU OpenMP")                      \
+    X(KMP_BLOCK, "KMP_BLOCKTIME", "milliseconds that a waiting thread of LLVM OpenMP spins")       \
     X(HOME, "HOME", "where .cache/invar is")
 typedef enum iv__env_key {
 #define X(key, name, help) IV__ENV_##key,

@@ -51,9 +51,13 @@ static void put(text *t, const char *fmt, ...)
     t->n += (size_t)n;
 }
 
-static const char head[] =
-    "typedef struct { i64 off[8]; i64 count, per_sample; i64 dim[4]; i64 stride[7][4]; u32 stream[32]; } iv_elem_params;\n"
-    "#define RNG(e) iv_random_u32(seed, STREAM, step, (e))\n";
+/* cl_elem_params, and what elem.def calls RNG. */
+static void put_head(text *t)
+{
+    put(t, "typedef struct { i64 off[%d], count, per_sample, dim[%d], stride[%d][%d]; u32 stream[%d]; } iv_elem_params;\n", IV_MAX_BUFS, IV_PROGRAM_DIMS,
+        IV_PROGRAM_INPUTS + 1, IV_PROGRAM_DIMS, IV_PROGRAM_OPS);
+    put(t, "#define RNG(e) iv_random_u32(seed, STREAM, step, (e))\n");
+}
 
 /* Letter of a storage type: LD(f, ..) as in the kernels. */
 static char letter(uint8_t type)
@@ -208,7 +212,7 @@ static void put_cpu(text *t, const iv_program *p)
 char *iv__cl_elem_text(const cl_dev *dev, const iv_program *p)
 {
     text t = {0};
-    put(&t, "%s", head);
+    put_head(&t);
     if (dev->cpu) put_cpu(&t, p);
     else put_gpu(&t, p);
     if (!t.failed) return t.s;

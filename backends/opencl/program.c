@@ -5,7 +5,7 @@
  * texts, the options and the names and versions of platform, driver and device. */
 #include "opencl.h"
 
-#include "../../kernels/texts.h"
+#include "texts.h"
 
 #include <stdio.h>
 #include <stdlib.h>

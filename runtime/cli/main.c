@@ -100,7 +100,11 @@ static bool is_one_of(const char *s, const char *a, const char *b)
  * when they are loaded, before main, so the program starts itself once more.  What the user set stays. */
 static void tame_waiting(char **argv)
 {
-    if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT") || getenv("KMP_BLOCKTIME")) return;
+    static const char *const theirs[] = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"};
+    const char *name, *help, *value;
+    for (int64_t i = 0; (name = iv_env_entry(i, &help, &value)); ++i)
+        for (int k = 0; k < 3; ++k)
+            if (value && strcmp(name, theirs[k]) == 0) return;
     if (setenv("GOMP_SPINCOUNT", "10000", 1) == 0 && setenv("KMP_BLOCKTIME", "0", 1) == 0)
         execv("/proc/self/exe", argv); /* if that fails, waiting stays as it is */
 }

@@ -1,6 +1,4 @@
-/* test_step.c: one training step and what surrounds it, against formulas written out: optimizers,
- * clipping, schedules, accumulation, validation, generation; what a step may not do: allocate, or
- * change parameters when the loss is not finite; and the memory report. */
+/* test_step.c: a training step and what surrounds it, against formulas written out. */
 #include "train/session.h"
 
 #include "../runtime/trainer.h"
@@ -15,7 +13,7 @@
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define COUNTS_ALLOCATIONS 0
 #elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
 #define COUNTS_ALLOCATIONS 0
 #endif
 #endif
@@ -573,10 +571,8 @@ static void bad_samples_are_refused(void **state)
     iv_step_report r;
     (void)state;
     session_open(&s, GPT);
-    x[5] = 256;
-    FAILS(IV_INVALID, "token 256", iv_trainer_step_on(s.trainer, x, y, &r));
-    x[5] = -1;
-    FAILS(IV_INVALID, "token -1", iv_trainer_step_on(s.trainer, x, y, &r));
+    for (x[5] = 256; x[5] >= -1; x[5] -= 257)
+        FAILS(IV_INVALID, x[5] < 0 ? "token -1" : "token 256", iv_trainer_step_on(s.trainer, x, y, &r));
     x[5] = 0;
     y[255] = 1000;
     FAILS(IV_INVALID, "target 1000", iv_trainer_step_on(s.trainer, x, y, &r));
