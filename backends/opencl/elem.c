@@ -56,6 +56,7 @@ static void put_head(text *t)
 {
     put(t, "typedef struct { i64 off[%d], count, per_sample, dim[%d], stride[%d][%d]; u32 stream[%d]; } iv_elem_params;\n", IV_MAX_BUFS, IV_PROGRAM_DIMS,
         IV_PROGRAM_INPUTS + 1, IV_PROGRAM_DIMS, IV_PROGRAM_OPS);
+    put(t, "typedef char iv_same_layout[sizeof(iv_elem_params) == %zu ? 1 : -1];\n", sizeof(cl_elem_params));
     put(t, "#define RNG(e) iv_random_u32(seed, STREAM, step, (e))\n");
 }
 

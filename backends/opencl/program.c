@@ -181,13 +181,14 @@ static bool is_signature(const char *sig)
 static iv_status build_file(cl_dev *d, const iv_kernel_src *src, cl_kern **out)
 {
     cl_source s = {.n = 0};
-    char file[64], letters[160], what[64];
+    char file[64], letters[224], what[64];
     snprintf(what, sizeof(what), "%s_%s", src->name, src->sig);
     snprintf(file, sizeof(file), "%s.k", src->file);
     const bool f64 = strchr(src->sig, 'd') != NULL;
     if (!is_signature(src->sig)) return iv__cl_host->fail(IV_UNSUPPORTED, "building kernel %s: types '%s' are not two of f, d, b, h", src->name, src->sig);
     if (f64 && !d->f64) return iv__cl_host->fail(IV_UNSUPPORTED, "building kernel %s: %s (%s) has no f64 arithmetic", what, d->label, d->name);
-    snprintf(letters, sizeof(letters), "#define T0 %c\n#define T1 %c\n#define A %c\n#line 1 \"%s\"\n", src->sig[0], src->sig[1], f64 ? 'd' : 'f', file);
+    snprintf(letters, sizeof(letters), "#define T0 %c\n#define T1 %c\n#define A %c\ntypedef char iv_same_layout[sizeof(iv_params) == %zu ? 1 : -1];\n#line 1 \"%s\"\n",
+             src->sig[0], src->sig[1], f64 ? 'd' : 'f', sizeof(cl_params), file);
     static const char *const headers[] = {"portable.h", "math.h", "philox.h", "fold.h", "tile.h"};
     for (size_t i = 0; i < sizeof(headers) / sizeof(*headers); ++i)
         iv__cl_add_file(&s, headers[i]);
