@@ -221,8 +221,8 @@ iv_status iv__io_create(const iv__io_job *j, iv__io_file *out)
 iv_status iv__io_write(iv__io_file *f, const void *src, size_t n, uint64_t at)
 {
     for (size_t done = 0; done < n;) {
-        ssize_t put = f->job->calls->pwrite(f->fd, (const char *)src + done, n - done,
-                                            (off_t)(at + done));
+        ssize_t put =
+            f->job->calls->pwrite(f->fd, (const char *)src + done, n - done, (off_t)(at + done));
         if (put < 0 && errno == EINTR) continue;
         if (put <= 0)
             return iv__io_fail_errno(f->job, put < 0 ? errno : ENOSPC,

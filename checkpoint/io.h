@@ -1,4 +1,5 @@
-/* io.h: file work of checkpoint formats: whole reads, and files that appear completely or not at all.
+/* io.h: file work of checkpoint formats: whole reads, and files that appear completely or not at
+ * all.
  *
  *   iv__io_create ── .name.tmp.PID ── iv__io_write ... ── iv__io_commit ── name
  *                                                     └── iv__io_discard (nothing happened)

@@ -30,7 +30,7 @@ endif()
 # The C file with every instance of kernels/<file>.k: out variable gets its path.
 function(iv_kernel_source file sigs kernels out)
   set(text "/* written by cmake/kernels.cmake from kernels/kernels.def */\n")
-  string(APPEND text "#include \"backends/cpu/cpu.h\"\n#include \"kernels/portable.h\"\n#include \"kernels/math.h\"\n")
+  string(APPEND text "#include \"backends/cpu/kernel.h\"\n#include \"kernels/portable.h\"\n#include \"kernels/math.h\"\n")
   string(APPEND text "#include \"kernels/philox.h\"\n#include \"kernels/fold.h\"\n#include \"kernels/tile.h\"\n")
   separate_arguments(sigs)
   separate_arguments(kernels)

@@ -1,6 +1,6 @@
 /* gpt.c: GPT-2's architecture (Radford and others, "Language models are unsupervised multitask
- * learners", 2019) with Hugging Face's parameter names and layouts: projection weights are [in, out],
- * the output shares the token embedding.  Width C, context T, vocabulary V, heads H.
+ * learners", 2019) with Hugging Face's parameter names and layouts: projection weights are [in,
+ * out], the output shares the token embedding.  Width C, context T, vocabulary V, heads H.
  *
  *   x = wte[ids] + wpe;  per block: x += proj(attention(ln_1 x));  x += proj(gelu(fc(ln_2 x)));
  *   logits = ln_f(x) wte'
@@ -80,8 +80,12 @@ static iv_value block(gpt *m, iv_value x, int64_t i)
 void iv__model_gpt(const iv_model_spec *s, iv_graph *g, int64_t batch, bool train, iv_model_io *out)
 {
     const iv_config *c = s->config;
-    gpt m = {.g = g, .batch = batch, .context = s->sample.dim[0], .width = iv_config_int(c, "model.width"),
-             .heads = iv_config_int(c, "model.heads"), .layers = iv_config_int(c, "model.layers"),
+    gpt m = {.g = g,
+             .batch = batch,
+             .context = s->sample.dim[0],
+             .width = iv_config_int(c, "model.width"),
+             .heads = iv_config_int(c, "model.heads"),
+             .layers = iv_config_int(c, "model.layers"),
              .dropout = train ? iv_config_float(c, "model.dropout") : 0};
     out->x = iv_input(g, "input", IV_I32, IV_SHAPE(batch, m.context));
     out->y = iv_input(g, "target", IV_I32, IV_SHAPE(batch, m.context));

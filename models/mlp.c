@@ -1,5 +1,5 @@
-/* mlp.c: model.layers hidden layers of model.width with ReLU, and a linear layer; names and layouts as
- * torch.nn.Sequential(Flatten, Linear, ReLU, ..., Linear) gives them: "1", "3", "5", ... */
+/* mlp.c: model.layers hidden layers of model.width with ReLU, and a linear layer; names and layouts
+ * as torch.nn.Sequential(Flatten, Linear, ReLU, ..., Linear) gives them: "1", "3", "5", ... */
 #include "models.h"
 
 #include <stdio.h>

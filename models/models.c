@@ -35,19 +35,25 @@ iv_status iv_model_build(void *spec, iv_graph *g, int64_t batch, bool train, iv_
 
 iv_status iv_model_spec_from(const iv_config *c, const iv_dataset_info *data, iv_model_spec *out)
 {
-    iv_model_spec s = {.config = c, .is_tokens = strcmp(iv_config_str(c, "model.name"), "gpt") == 0};
+    iv_model_spec s = {.config = c,
+                       .is_tokens = strcmp(iv_config_str(c, "model.name"), "gpt") == 0};
     int64_t vocab = iv_config_int(c, "model.vocab");
     if (data && data->is_tokens != s.is_tokens)
-        return iv_error_set(IV_INVALID, "model %s needs %s, the data (%s) are %s", iv_config_str(c, "model.name"),
-                            s.is_tokens ? "tokens" : "images", data->kind, data->is_tokens ? "tokens" : "images");
+        return iv_error_set(IV_INVALID, "model %s needs %s, the data (%s) are %s",
+                            iv_config_str(c, "model.name"), s.is_tokens ? "tokens" : "images",
+                            data->kind, data->is_tokens ? "tokens" : "images");
     if (!data && (!s.is_tokens || vocab == 0))
-        return iv_error_set(IV_INVALID, "model %s without data: model.vocab must say the vocabulary", iv_config_str(c, "model.name"));
+        return iv_error_set(IV_INVALID,
+                            "model %s without data: model.vocab must say the vocabulary",
+                            iv_config_str(c, "model.name"));
     s.sample = data ? data->sample : IV_SHAPE(iv_config_int(c, "model.context"));
     s.classes = data && vocab < 1 ? data->classes : vocab;
     if (data && !s.is_tokens) s.classes = data->classes;
     if (data && data->classes > s.classes)
-        return iv_error_set(IV_INVALID, "model.vocab %lld: the data have ids up to %lld [hint: --set model.vocab=%lld or more]",
-                            (long long)vocab, (long long)data->classes - 1, (long long)data->classes);
+        return iv_error_set(
+            IV_INVALID,
+            "model.vocab %lld: the data have ids up to %lld [hint: --set model.vocab=%lld or more]",
+            (long long)vocab, (long long)data->classes - 1, (long long)data->classes);
     *out = s;
     return IV_OK;
 }

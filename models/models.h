@@ -7,7 +7,8 @@
 enum { IV_IGNORE = -1 }; /* targets that do not count */
 
 /* x, y, logits and loss of a model for `batch` samples. */
-typedef void iv__model_fn(const iv_model_spec *s, iv_graph *g, int64_t batch, bool train, iv_model_io *out);
+typedef void iv__model_fn(const iv_model_spec *s, iv_graph *g, int64_t batch, bool train,
+                          iv_model_io *out);
 iv__model_fn iv__model_gpt, iv__model_cnn, iv__model_mlp;
 
 /* Weight [out, in] and bias [out] named "<name>.weight", "<name>.bias", uniform in +-1/sqrt(in), as

@@ -24,7 +24,8 @@ static const iv_precision vtable = {.master = full_type, .compute = full_type, .
     static iv_status init_##id(const iv_host *host, const char *args, void **out_self)             \
     {                                                                                              \
         static policy p = {full_t, low_t};                                                         \
-        if (*args) return host->fail(IV_INVALID, "this precision takes no arguments, got '%s'", args); \
+        if (*args)                                                                                 \
+            return host->fail(IV_INVALID, "this precision takes no arguments, got '%s'", args);    \
         *out_self = &p;                                                                            \
         return IV_OK;                                                                              \
     }
@@ -41,4 +42,5 @@ POLICY(bf16_mixed, IV_F32, IV_BF16)
 const iv_plugin iv__plugin_f32 = DESCRIPTOR(f32, "32-true", "everything in f32");
 const iv_plugin iv__plugin_f64 = DESCRIPTOR(f64, "64-true", "everything in f64");
 const iv_plugin iv__plugin_bf16_mixed =
-    DESCRIPTOR(bf16_mixed, "bf16-mixed", "matrix products, convolutions and attention in bf16; the rest in f32");
+    DESCRIPTOR(bf16_mixed, "bf16-mixed",
+               "matrix products, convolutions and attention in bf16; the rest in f32");

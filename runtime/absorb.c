@@ -1,18 +1,18 @@
 /* absorb.c: removes casts at the edges of kernels that convert while they load or store.
  *
- * A kernel computes in the full type anyway; reading 16-bit values widens them exactly, and rounding on
- * the store is the cast.  So no bit changes, and the wide copy never exists in memory.  Slots listed
- * here are the only holder of their type variable in the kernel (kernels/kernels.def has the mixed
- * signatures), so they may change type alone. */
+ * A kernel computes in the full type anyway; reading 16-bit values widens them exactly, and
+ * rounding on the store is the cast.  So no bit changes, and the wide copy never exists in memory.
+ * Slots listed here are the only holder of their type variable in the kernel (kernels/kernels.def
+ * has the mixed signatures), so they may change type alone. */
 #include "graph.h"
 
 static const struct {
     iv__op op;
     uint8_t in, out; /* bit per input, output */
 } slots[] = {
-    {IV_OP_LAYERNORM, 1, 1}, {IV_OP_LAYERNORM_GRAD, 1, 0}, {IV_OP_LAYERNORM_WGRAD, 1 + 2, 0},
-    {IV_OP_RMSNORM, 1, 1},   {IV_OP_RMSNORM_GRAD, 1, 0},   {IV_OP_RMSNORM_WGRAD, 1 + 2, 0},
-    {IV_OP_XENT, 1, 0},      {IV_OP_XENT_GRAD, 1, 1},      {IV_OP_SUM, 1, 0},
+    {IV_OP_LAYERNORM, 1, 1},      {IV_OP_LAYERNORM_GRAD, 1, 0}, {IV_OP_LAYERNORM_WGRAD, 1 + 2, 0},
+    {IV_OP_RMSNORM, 1, 1},        {IV_OP_RMSNORM_GRAD, 1, 0},   {IV_OP_RMSNORM_WGRAD, 1 + 2, 0},
+    {IV_OP_XENT, 1, 0},           {IV_OP_XENT_GRAD, 1, 1},      {IV_OP_SUM, 1, 0},
     {IV_OP_EMBEDDING_GRAD, 1, 0},
 };
 
@@ -42,19 +42,23 @@ static void absorb_inputs(iv_graph *g, iv__node *n, uint8_t mask)
 {
     for (int32_t i = 0; i < n->n_in; ++i) {
         const iv__node *c = mask >> i & 1 ? cast_of(g, n->in[i]) : NULL;
-        if (!c || !is_16_bit(g->values[c->in[0]].dtype) || g->values[n->in[i]].dtype != IV_F32) continue;
+        if (!c || !is_16_bit(g->values[c->in[0]].dtype) || g->values[n->in[i]].dtype != IV_F32)
+            continue;
         if (mixes(g, n, g->values[c->in[0]].dtype)) n->in[i] = c->in[0];
     }
 }
 
-/* Output k goes straight to the type of its only user, a narrowing cast; that node then is empty. */
-static void absorb_output(iv_graph *g, iv__node *n, int32_t k, const int32_t *uses, const int32_t *user)
+/* Output k goes straight to the type of its only user, a narrowing cast; that node then is empty.
+ */
+static void absorb_output(iv_graph *g, iv__node *n, int32_t k, const int32_t *uses,
+                          const int32_t *user)
 {
     int32_t v = n->out[k];
     if (uses[v] != 1 || user[v] < 0) return;
     iv__node *c = &g->nodes[user[v]];
     iv_dtype to = g->values[c->out[0]].dtype;
-    if (c->op != IV_OP_CAST || !is_16_bit(to) || g->values[v].dtype != IV_F32 || !mixes(g, n, to)) return;
+    if (c->op != IV_OP_CAST || !is_16_bit(to) || g->values[v].dtype != IV_F32 || !mixes(g, n, to))
+        return;
     int32_t moved = c->out[0];
     n->out[k] = moved;
     g->values[moved].node = g->values[v].node;

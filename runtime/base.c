@@ -89,7 +89,8 @@ iv_status iv__context(iv_status code, const char *fmt, ...)
 
 iv_status iv__calloc(int64_t n, size_t size, const char *what, void *out_ptr)
 {
-    void *p = n >= 0 && (uint64_t)n <= SIZE_MAX / (size ? size : 1) ? calloc((size_t)n + !n, size) : NULL;
+    void *p =
+        n >= 0 && (uint64_t)n <= SIZE_MAX / (size ? size : 1) ? calloc((size_t)n + !n, size) : NULL;
     if (!p) IV_FAIL(IV_NO_MEMORY, "allocating %s: %lld x %zu bytes", what, (long long)n, size);
     memcpy(out_ptr, &p, sizeof(p));
     return IV_OK;

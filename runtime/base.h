@@ -1,8 +1,9 @@
 /* base.h: what every file of the runtime stands on: errors, checked allocation, text buffers, log.
  *
- * Errors: the function that detects a fault writes the whole text with IV_FAIL and returns the code;
- * callers pass it up with IV_TRY.  The text is thread-local and lives until the next failure on the
- * same thread (iv_error_message in invar.h).  Nothing here exits, aborts or prints on its own.
+ * Errors: the function that detects a fault writes the whole text with IV_FAIL and returns the
+ * code; callers pass it up with IV_TRY.  The text is thread-local and lives until the next failure
+ * on the same thread (iv_error_message in invar.h).  Nothing here exits, aborts or prints on its
+ * own.
  */
 #ifndef IV_BASE_H
 #define IV_BASE_H
@@ -61,7 +62,8 @@ void iv__text_free(iv__text *t);
 /* One line to the log sink (stderr unless iv_log_set was called); adds the newline. */
 void iv__log(iv_log_level level, const char *fmt, ...) IV_PRINTF(2, 3);
 
-/* The name in names[0..n) nearest to `name` by edit distance, or NULL if none is near enough to help. */
+/* The name in names[0..n) nearest to `name` by edit distance, or NULL if none is near enough to
+ * help. */
 const char *iv__nearest(const char *name, const char *const *names, int64_t n);
 
 /* Monotonic clock. */
@@ -75,15 +77,18 @@ int64_t iv__now_ns(void);
 #define IV_ENV_TABLE(X)                                                                            \
     X(ISA, "INVAR_ISA", "force a CPU instruction level: v2, v3, v4")                               \
     X(IMPL, "INVAR_IMPL", "filter implementations, e.g. matmul:portable,conv2d:!onednn")           \
-    X(THREADS, "INVAR_THREADS", "threads of a CPU device (default: the cores this process may use)") \
+    X(THREADS, "INVAR_THREADS",                                                                    \
+      "threads of a CPU device (default: the cores this process may use)")                         \
     X(CACHE, "INVAR_CACHE_DIR", "folder of compiled device kernels (default ~/.cache/invar)")      \
     X(PLUGINS, "INVAR_PLUGIN_PATH", "folders searched for plugins, separated by ':'")              \
     X(ONEDNN, "INVAR_ONEDNN_LIB", "path of libdnnl.so to open instead of the one found at build")  \
-    X(BLAS, "INVAR_BLAS_LIB", "path of the CBLAS library to open instead of the one found at build") \
+    X(BLAS, "INVAR_BLAS_LIB",                                                                      \
+      "path of the CBLAS library to open instead of the one found at build")                       \
     X(OPENCL, "INVAR_OPENCL_LIB", "path of the OpenCL ICD loader to open")                         \
     X(CUDA, "INVAR_CUDA_LIB", "path of libcuda.so.1 to open")                                      \
     X(HIP, "INVAR_HIP_LIB", "path of libamdhip64 to open")                                         \
-    X(OMP_WAIT, "OMP_WAIT_POLICY", "how OpenMP threads wait; the command lets them spin shortly unless one of these is set") \
+    X(OMP_WAIT, "OMP_WAIT_POLICY",                                                                 \
+      "how OpenMP threads wait; the command lets them spin shortly unless one of these is set")    \
     X(GOMP_SPIN, "GOMP_SPINCOUNT", "spins of a waiting thread of GNU OpenMP")                      \
     X(KMP_BLOCK, "KMP_BLOCKTIME", "milliseconds that a waiting thread of LLVM OpenMP spins")       \
     X(HOME, "HOME", "where .cache/invar is")

@@ -1,5 +1,5 @@
-/* build.c: the operators of the public interface: each checks what the shape rules cannot see, fills
- * the attributes and appends nodes. */
+/* build.c: the operators of the public interface: each checks what the shape rules cannot see,
+ * fills the attributes and appends nodes. */
 #include "graph.h"
 #include "rng.h"
 
@@ -60,7 +60,9 @@ iv_value iv_add_scalar(iv_graph *g, iv_value a, double c)
 iv_value iv_cast(iv_graph *g, iv_value a, iv_dtype to)
 {
     if (g->status == IV_OK && !iv_dtype_is_float(to)) {
-        iv__graph_fail(g, iv__fail(IV_INVALID, "to %s: casts are between float types", iv_dtype_name(to)), "cast");
+        iv__graph_fail(
+            g, iv__fail(IV_INVALID, "to %s: casts are between float types", iv_dtype_name(to)),
+            "cast");
         return (iv_value){-1};
     }
     iv_value v = unary(g, IV_OP_CAST, a);
@@ -77,7 +79,8 @@ iv_value iv_dropout(iv_graph *g, iv_value a, double p)
     }
     /* The stream is the node's place in the graph: the same for every batch size and device. */
     int64_t stream = IV__STREAM_DROPOUT + (g->n_nodes << 8);
-    return iv__node_add(g, IV_OP_DROPOUT, &a, 1, (int64_t[12]){stream}, (double[4]){p, 1 / (1 - p)});
+    return iv__node_add(g, IV_OP_DROPOUT, &a, 1, (int64_t[12]){stream},
+                        (double[4]){p, 1 / (1 - p)});
 }
 
 /* A node with a wanted shape, which travels in attr: rank, then the dimensions. */
@@ -85,7 +88,10 @@ static iv_value to_shape(iv_graph *g, iv__op op, iv_value a, const iv_shape *s)
 {
     int64_t attr[12] = {s->rank};
     if (s->rank < 0 || s->rank > IV_MAX_RANK) {
-        iv__graph_fail(g, iv__fail(IV_INVALID, "a tensor of rank %d: 0 to %d are possible", s->rank, IV_MAX_RANK), iv__ops[op].name);
+        iv__graph_fail(
+            g,
+            iv__fail(IV_INVALID, "a tensor of rank %d: 0 to %d are possible", s->rank, IV_MAX_RANK),
+            iv__ops[op].name);
         return (iv_value){-1};
     }
     for (int32_t i = 0; i < s->rank; ++i) attr[1 + i] = s->dim[i];
@@ -111,19 +117,23 @@ static int64_t axis_of(const iv_graph *g, iv_value a, int64_t axis)
 iv_value iv_transpose(iv_graph *g, iv_value a, const int32_t *axes)
 {
     int64_t attr[12] = {0};
-    for (int32_t i = 0; i < iv_value_shape(g, a).rank; ++i) attr[IV_A_AXES + i] = axis_of(g, a, axes[i]);
+    for (int32_t i = 0; i < iv_value_shape(g, a).rank; ++i)
+        attr[IV_A_AXES + i] = axis_of(g, a, axes[i]);
     return iv__node_add(g, IV_OP_TRANSPOSE, &a, 1, attr, NULL);
 }
 
 iv_value iv_slice(iv_graph *g, iv_value a, int32_t axis, int64_t start, int64_t length)
 {
-    return iv__node_add(g, IV_OP_SLICE, &a, 1, (int64_t[12]){axis_of(g, a, axis), start, length}, NULL);
+    return iv__node_add(g, IV_OP_SLICE, &a, 1, (int64_t[12]){axis_of(g, a, axis), start, length},
+                        NULL);
 }
 
 iv_value iv_concat(iv_graph *g, const iv_value *v, int32_t n, int32_t axis)
 {
     if (n < 1 || n > IV_NODE_INPUTS) {
-        iv__graph_fail(g, iv__fail(IV_INVALID, "%d inputs: 1 to %d are possible", n, IV_NODE_INPUTS), "concat");
+        iv__graph_fail(g,
+                       iv__fail(IV_INVALID, "%d inputs: 1 to %d are possible", n, IV_NODE_INPUTS),
+                       "concat");
         return (iv_value){-1};
     }
     return iv__node_add(g, IV_OP_CONCAT, v, n, (int64_t[12]){axis_of(g, v[0], axis)}, NULL);
@@ -161,19 +171,22 @@ iv_value iv_matmul(iv_graph *g, iv_value a, iv_value b, bool ta, bool tb)
 
 iv_value iv_linear(iv_graph *g, iv_value x, iv_value weight, iv_value bias, bool tw)
 {
-    return iv__node_add(g, IV_OP_MATMUL, (iv_value[]){x, weight, bias}, 3, (int64_t[12]){false, tw}, NULL);
+    return iv__node_add(g, IV_OP_MATMUL, (iv_value[]){x, weight, bias}, 3, (int64_t[12]){false, tw},
+                        NULL);
 }
 
 iv_value iv_cross_entropy_rows(iv_graph *g, iv_value logits, iv_value targets, int64_t ignore)
 {
-    return iv__node_add(g, IV_OP_XENT, (iv_value[]){logits, targets}, 2, (int64_t[12]){ignore}, NULL);
+    return iv__node_add(g, IV_OP_XENT, (iv_value[]){logits, targets}, 2, (int64_t[12]){ignore},
+                        NULL);
 }
 
 iv_value iv_cross_entropy(iv_graph *g, iv_value logits, iv_value targets, int64_t ignore)
 {
     if (g->status != IV_OK || targets.id < 0) return (iv_value){-1};
     if (g->values[targets.id].role != IV_ROLE_INPUT || g->norm_input >= 0) {
-        iv__graph_fail(g, iv__fail(IV_INVALID, "one per graph, and its targets must be an input"), "cross_entropy");
+        iv__graph_fail(g, iv__fail(IV_INVALID, "one per graph, and its targets must be an input"),
+                       "cross_entropy");
         return (iv_value){-1};
     }
     iv_value rows = iv_cross_entropy_rows(g, logits, targets, ignore);
@@ -187,7 +200,8 @@ iv_value iv_cross_entropy(iv_graph *g, iv_value logits, iv_value targets, int64_
 
 iv_value iv_layernorm(iv_graph *g, iv_value x, iv_value weight, iv_value bias, double eps)
 {
-    return iv__node_add(g, IV_OP_LAYERNORM, (iv_value[]){x, weight, bias}, 3, NULL, (double[4]){eps});
+    return iv__node_add(g, IV_OP_LAYERNORM, (iv_value[]){x, weight, bias}, 3, NULL,
+                        (double[4]){eps});
 }
 
 iv_value iv_rmsnorm(iv_graph *g, iv_value x, iv_value weight, double eps)
@@ -202,18 +216,23 @@ static iv_value per_channel(iv_graph *g, iv_value v, int32_t rank)
     return iv_reshape(g, v, s);
 }
 
-iv_value iv_batchnorm(iv_graph *g, iv_value x, iv_value weight, iv_value bias, iv_value running_mean,
-                      iv_value running_var, double eps, double momentum, bool train)
+iv_value iv_batchnorm(iv_graph *g, iv_value x, iv_value weight, iv_value bias,
+                      iv_value running_mean, iv_value running_var, double eps, double momentum,
+                      bool train)
 {
     int32_t rank = iv_value_shape(g, x).rank;
     if (!train) {
         iv_value scale = iv_mul(g, weight, iv_rsqrt(g, iv_add_scalar(g, running_var, eps)));
         iv_value centred = iv_sub(g, x, per_channel(g, running_mean, rank));
-        return iv_add(g, iv_mul(g, centred, per_channel(g, scale, rank)), per_channel(g, bias, rank));
+        return iv_add(g, iv_mul(g, centred, per_channel(g, scale, rank)),
+                      per_channel(g, bias, rank));
     }
-    iv_value y = iv__node_add(g, IV_OP_BATCHNORM, (iv_value[]){x, weight, bias}, 3, NULL, (double[4]){eps});
-    iv_value stats[4] = {iv__value_output(g, y, 1), iv__value_output(g, y, 2), running_mean, running_var};
-    iv_value r = iv__node_add(g, IV_OP_BATCHNORM_RUNNING, stats, 4, NULL, (double[4]){eps, momentum});
+    iv_value y =
+        iv__node_add(g, IV_OP_BATCHNORM, (iv_value[]){x, weight, bias}, 3, NULL, (double[4]){eps});
+    iv_value stats[4] = {iv__value_output(g, y, 1), iv__value_output(g, y, 2), running_mean,
+                         running_var};
+    iv_value r =
+        iv__node_add(g, IV_OP_BATCHNORM_RUNNING, stats, 4, NULL, (double[4]){eps, momentum});
     if (r.id >= 0) {
         g->values[running_mean.id].updates = r.id;
         g->values[running_var.id].updates = iv__value_output(g, r, 1).id;
@@ -226,11 +245,14 @@ iv_value iv_embedding(iv_graph *g, iv_value weight, iv_value ids)
     return binary(g, IV_OP_EMBEDDING, weight, ids);
 }
 
-iv_value iv_attention(iv_graph *g, iv_value q, iv_value k, iv_value v, int64_t heads, bool causal, double scale)
+iv_value iv_attention(iv_graph *g, iv_value q, iv_value k, iv_value v, int64_t heads, bool causal,
+                      double scale)
 {
     iv_shape s = iv_value_shape(g, q);
-    if (scale == 0 && s.rank == 3 && heads > 0) scale = 1.0 / __builtin_sqrt((double)s.dim[2] / (double)heads);
-    return iv__node_add(g, IV_OP_ATTENTION, (iv_value[]){q, k, v}, 3, (int64_t[12]){heads, causal}, (double[4]){scale});
+    if (scale == 0 && s.rank == 3 && heads > 0)
+        scale = 1.0 / __builtin_sqrt((double)s.dim[2] / (double)heads);
+    return iv__node_add(g, IV_OP_ATTENTION, (iv_value[]){q, k, v}, 3, (int64_t[12]){heads, causal},
+                        (double[4]){scale});
 }
 
 static void window_attr(int64_t *attr, iv_window w, int64_t groups)
@@ -243,11 +265,13 @@ static void window_attr(int64_t *attr, iv_window w, int64_t groups)
     attr[IV_A_GROUPS] = groups;
 }
 
-iv_value iv_conv2d(iv_graph *g, iv_value x, iv_value weight, const iv_value *bias, iv_window w, int32_t groups)
+iv_value iv_conv2d(iv_graph *g, iv_value x, iv_value weight, const iv_value *bias, iv_window w,
+                   int32_t groups)
 {
     int64_t attr[12] = {0};
     window_attr(attr, w, groups);
-    return iv__node_add(g, IV_OP_CONV2D, (iv_value[]){x, weight, bias ? *bias : x}, bias ? 3 : 2, attr, NULL);
+    return iv__node_add(g, IV_OP_CONV2D, (iv_value[]){x, weight, bias ? *bias : x}, bias ? 3 : 2,
+                        attr, NULL);
 }
 
 static iv_value pool(iv_graph *g, iv__op op, iv_value x, iv_window w)

@@ -6,18 +6,29 @@
  * is lowered once, however often it is used. */
 #include "graph.h"
 
-/* Inputs and outputs that stay in the full type whatever the class: weights and statistics of norms,
- * row statistics of losses and attention (kernels declare them as A). */
+/* Inputs and outputs that stay in the full type whatever the class: weights and statistics of
+ * norms, row statistics of losses and attention (kernels declare them as A). */
 static const struct {
     iv__op op;
     uint8_t in, out; /* bit per input, output */
 } full_slots[] = {
-    {IV_OP_MATMUL, 4, 0},             {IV_OP_CONV2D, 4, 0},
-    {IV_OP_ATTENTION, 0, 2},          {IV_OP_ATTENTION_GRAD, 16, 0},    {IV_OP_XENT, 0, 3},
-    {IV_OP_XENT_GRAD, 4 + 8, 0},      {IV_OP_LAYERNORM, 2 + 4, 2 + 4},  {IV_OP_LAYERNORM_GRAD, 4 + 8 + 16, 0},
-    {IV_OP_LAYERNORM_WGRAD, 4 + 8, 3}, {IV_OP_RMSNORM, 2, 2},           {IV_OP_RMSNORM_GRAD, 4 + 8, 0},
-    {IV_OP_RMSNORM_WGRAD, 4, 1},      {IV_OP_BATCHNORM, 2 + 4, 2 + 4},  {IV_OP_BATCHNORM_GRAD, 4 + 8 + 16, 0},
-    {IV_OP_BATCHNORM_WGRAD, 4 + 8, 3}, {IV_OP_BATCHNORM_RUNNING, 15, 3}, {IV_OP_EMBEDDING_GRAD, 0, 1},
+    {IV_OP_MATMUL, 4, 0},
+    {IV_OP_CONV2D, 4, 0},
+    {IV_OP_ATTENTION, 0, 2},
+    {IV_OP_ATTENTION_GRAD, 16, 0},
+    {IV_OP_XENT, 0, 3},
+    {IV_OP_XENT_GRAD, 4 + 8, 0},
+    {IV_OP_LAYERNORM, 2 + 4, 2 + 4},
+    {IV_OP_LAYERNORM_GRAD, 4 + 8 + 16, 0},
+    {IV_OP_LAYERNORM_WGRAD, 4 + 8, 3},
+    {IV_OP_RMSNORM, 2, 2},
+    {IV_OP_RMSNORM_GRAD, 4 + 8, 0},
+    {IV_OP_RMSNORM_WGRAD, 4, 1},
+    {IV_OP_BATCHNORM, 2 + 4, 2 + 4},
+    {IV_OP_BATCHNORM_GRAD, 4 + 8 + 16, 0},
+    {IV_OP_BATCHNORM_WGRAD, 4 + 8, 3},
+    {IV_OP_BATCHNORM_RUNNING, 15, 3},
+    {IV_OP_EMBEDDING_GRAD, 0, 1},
 };
 
 typedef struct caster {
@@ -48,12 +59,18 @@ static iv_status emit(caster *c, const iv__node *n)
 static iv_status as_type(caster *c, int32_t v, iv_dtype t, int32_t *out);
 
 /* A new value like v, of type t, made by a copy of node `op` from `from`. */
-static iv_status derive(caster *c, int32_t v, iv_dtype t, const iv__node *like, int32_t from, int32_t *out)
+static iv_status derive(caster *c, int32_t v, iv_dtype t, const iv__node *like, int32_t from,
+                        int32_t *out)
 {
     iv_graph *g = c->g;
     const char *name = iv__graph_name(g, "%s:%s", g->values[v].name, iv_dtype_name(t));
-    iv__value value = {.dtype = t, .shape = g->values[v].shape, .node = -1, .grad = -1, .updates = -1,
-                       .batch = g->values[v].batch, .name = name};
+    iv__value value = {.dtype = t,
+                       .shape = g->values[v].shape,
+                       .node = -1,
+                       .grad = -1,
+                       .updates = -1,
+                       .batch = g->values[v].batch,
+                       .name = name};
     IV_TRY(iv__reserve(&g->values, &g->cap_values, g->n_values + 1, sizeof(*g->values), "values"));
     int32_t id = (int32_t)g->n_values++;
     g->values[id] = value;
@@ -67,8 +84,9 @@ static iv_status derive(caster *c, int32_t v, iv_dtype t, const iv__node *like, 
     return IV_OK;
 }
 
-/* The value v in type t: v itself, what v was widened from, an earlier cast, or a new one.  A reshaped
- * or transposed value is narrowed before, so that one cast serves the tensor and its views. */
+/* The value v in type t: v itself, what v was widened from, an earlier cast, or a new one.  A
+ * reshaped or transposed value is narrowed before, so that one cast serves the tensor and its
+ * views. */
 static iv_status as_type(caster *c, int32_t v, iv_dtype t, int32_t *out)
 {
     iv_graph *g = c->g;
@@ -87,7 +105,8 @@ static iv_status as_type(caster *c, int32_t v, iv_dtype t, int32_t *out)
         return IV_OK;
     }
     bool narrows = iv_dtype_bytes(t) < iv_dtype_bytes(g->values[v].dtype);
-    if (!narrows || (from.op != IV_OP_RESHAPE && from.op != IV_OP_TRANSPOSE)) return derive(c, v, t, &cast, v, out);
+    if (!narrows || (from.op != IV_OP_RESHAPE && from.op != IV_OP_TRANSPOSE))
+        return derive(c, v, t, &cast, v, out);
     int32_t base;
     IV_TRY(as_type(c, from.in[0], t, &base));
     IV_TRY(iv__reserve(&c->casts, &c->cap_casts, g->n_values + 1, sizeof(*c->casts), "casts"));
@@ -110,12 +129,13 @@ static iv_dtype node_type(const caster *c, const iv__node *n, iv_cast_class cls,
     return t;
 }
 
-/* Whether an operator that runs in the low type can store its result in the full one: views cannot, and
- * kernels need a mixed signature (kernels/kernels.def). */
+/* Whether an operator that runs in the low type can store its result in the full one: views cannot,
+ * and kernels need a mixed signature (kernels/kernels.def). */
 static bool stores_full(iv__op op)
 {
-    return iv__ops[op].elementwise || op == IV_OP_MATMUL || op == IV_OP_CONV2D || op == IV_OP_CONV2D_DGRAD ||
-           op == IV_OP_CONV2D_WGRAD || op == IV_OP_SUM || op == IV_OP_EMBEDDING;
+    return iv__ops[op].elementwise || op == IV_OP_MATMUL || op == IV_OP_CONV2D ||
+           op == IV_OP_CONV2D_DGRAD || op == IV_OP_CONV2D_WGRAD || op == IV_OP_SUM ||
+           op == IV_OP_EMBEDDING;
 }
 
 static iv_status cast_node(caster *c, const iv__node *old, iv_cast_class cls)
@@ -165,12 +185,16 @@ static iv_status cast_gradients(caster *c)
 
 iv_status iv__graph_cast(iv_graph *g, const iv_precision *policy, void *self)
 {
-    caster c = {.g = g, .full = policy->master(self), .compute = policy->compute(self), .low = policy->low(self)};
+    caster c = {.g = g,
+                .full = policy->master(self),
+                .compute = policy->compute(self),
+                .low = policy->low(self)};
     iv_status s = iv__reserve(&c.casts, &c.cap_casts, g->n_values + 1, sizeof(*c.casts), "casts");
     type_leaves(&c);
     for (int64_t i = 0; s == IV_OK && i < g->n_nodes; ++i) {
         const iv__op_info *op = &iv__ops[g->nodes[i].op];
-        s = cast_node(&c, &g->nodes[i], policy->classify ? policy->classify(self, op->name, op->cast) : op->cast);
+        s = cast_node(&c, &g->nodes[i],
+                      policy->classify ? policy->classify(self, op->name, op->cast) : op->cast);
     }
     if (s == IV_OK) s = cast_gradients(&c);
     free(c.casts);

@@ -1,5 +1,5 @@
-/* choose.c: which implementation a node gets: the first of the device's list that is not filtered out,
- * has the invariant flag where the mode asks for it, and accepts shape, types and layout. */
+/* choose.c: which implementation a node gets: the first of the device's list that is not filtered
+ * out, has the invariant flag where the mode asks for it, and accepts shape, types and layout. */
 #include "plan.h"
 
 #include <ctype.h>
@@ -18,7 +18,8 @@ static bool next_rule(const char **at, char op[64], char name[64])
     return true;
 }
 
-/* INVAR_IMPL: "matmul:portable" takes only that, "matmul:!onednn" all but that; names match by prefix. */
+/* INVAR_IMPL: "matmul:portable" takes only that, "matmul:!onednn" all but that; names match by
+ * prefix. */
 static bool filtered_out(const char *filter, const char *op, const char *impl)
 {
     char rule_op[64], rule[64];
@@ -38,7 +39,8 @@ static bool filtered_out(const char *filter, const char *op, const char *impl)
 }
 
 /* Why `impl` cannot take the node, or NULL after preparing it. */
-static const char *refusal(iv__plan *p, const iv_impl *impl, const iv_op_desc *d, void **prepared, int64_t *scratch)
+static const char *refusal(iv__plan *p, const iv_impl *impl, const iv_op_desc *d, void **prepared,
+                           int64_t *scratch)
 {
     if (filtered_out(p->device->impl_filter, d->op, impl->name)) return "INVAR_IMPL excludes it";
     if (d->invariant && !impl->invariant) return "not invariant";
@@ -48,10 +50,12 @@ static const char *refusal(iv__plan *p, const iv_impl *impl, const iv_op_desc *d
     return NULL;
 }
 
-iv_status iv__plan_choose(iv__plan *p, const iv__node *n, const iv_op_desc *d, const iv_impl **out, void **out_prepared, int64_t *out_scratch)
+iv_status iv__plan_choose(iv__plan *p, const iv__node *n, const iv_op_desc *d, const iv_impl **out,
+                          void **out_prepared, int64_t *out_scratch)
 {
     int32_t count = 0;
-    const iv_impl *const *list = p->device->vt->impls ? p->device->vt->impls(p->device->dev, &count) : NULL;
+    const iv_impl *const *list =
+        p->device->vt->impls ? p->device->vt->impls(p->device->dev, &count) : NULL;
     *out = NULL;
     for (int32_t i = 0; i < count; ++i) {
         if (strcmp(list[i]->op, d->op) != 0) continue;
@@ -63,6 +67,7 @@ iv_status iv__plan_choose(iv__plan *p, const iv__node *n, const iv_op_desc *d, c
         iv__text_printf(&p->notes, "%s: %s refused: %s\n", n->name, list[i]->name, why);
     }
     if (filtered_out(p->device->impl_filter, d->op, "portable"))
-        IV_FAIL(IV_INVALID, "INVAR_IMPL='%s' leaves no implementation of %s", p->device->impl_filter, d->op);
+        IV_FAIL(IV_INVALID, "INVAR_IMPL='%s' leaves no implementation of %s",
+                p->device->impl_filter, d->op);
     return IV_OK;
 }

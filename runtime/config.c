@@ -72,8 +72,7 @@ bool iv__config_is_section(const char *prefix)
 iv_status iv__config_unknown(const char *key)
 {
     const char *names[N_KEYS], *near = NULL;
-    for (int64_t i = 0; i < N_KEYS; ++i)
-        names[i] = keys[i].key;
+    for (int64_t i = 0; i < N_KEYS; ++i) names[i] = keys[i].key;
     /* A name longer than any key by far has no neighbour, and measuring would take long. */
     if (strlen(key) <= 64) near = iv__nearest(key, names, N_KEYS);
     if (near) {
@@ -108,8 +107,7 @@ int iv__utf8_next(const char *s, uint32_t *out_code)
 
 static int64_t skip_digits(const char *s, int64_t at)
 {
-    while (s[at] >= '0' && s[at] <= '9')
-        ++at;
+    while (s[at] >= '0' && s[at] <= '9') ++at;
     return at;
 }
 
@@ -213,8 +211,7 @@ static iv_status read_float(int64_t i, const char *text, value *out)
 
 static bool equal_ignoring_case(const char *a, const char *b)
 {
-    while (*a && tolower((unsigned char)*a) == tolower((unsigned char)*b))
-        ++a, ++b;
+    while (*a && tolower((unsigned char)*a) == tolower((unsigned char)*b)) ++a, ++b;
     return *a == *b;
 }
 
@@ -241,8 +238,7 @@ static iv_status check_choice(int64_t i, const char *text)
     const char *names[MOST];
     int64_t n = 0;
     snprintf(list, sizeof(list), "%s", rules[i].choices);
-    for (char *at = list, *name; n < MOST && (name = strsep(&at, "|"));)
-        names[n++] = name;
+    for (char *at = list, *name; n < MOST && (name = strsep(&at, "|"));) names[n++] = name;
     for (int64_t k = 0; k < n; ++k)
         if (strcmp(text, names[k]) == 0) return IV_OK;
     const char *near = strlen(text) <= 64 ? iv__nearest(text, names, n) : NULL;
@@ -287,8 +283,7 @@ static iv_status read_value(int64_t i, const char *text, value *out)
 void iv_config_free(iv_config *c)
 {
     if (!c) return;
-    for (int64_t i = 0; i < N_KEYS; ++i)
-        free(c->v[i].text);
+    for (int64_t i = 0; i < N_KEYS; ++i) free(c->v[i].text);
     free(c);
 }
 

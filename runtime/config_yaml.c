@@ -258,8 +258,7 @@ static iv_status load_text(loader *l, const char *text, int64_t n)
     iv_status s = load_document(l);
     yaml_parser_delete(&l->parser);
     iv__text_free(&l->key);
-    for (int64_t i = 0; i < l->n_seen; ++i)
-        free(l->seen[i]);
+    for (int64_t i = 0; i < l->n_seen; ++i) free(l->seen[i]);
     return s;
 }
 
@@ -332,8 +331,7 @@ iv_status iv_config_save(const iv_config *c, const char *path)
     const iv_config_key *keys;
     int64_t n = iv_config_keys(&keys);
     iv__text t = {0};
-    for (int64_t i = 0; i < n; ++i)
-        print_row(&t, c, i, keys);
+    for (int64_t i = 0; i < n; ++i) print_row(&t, c, i, keys);
     iv_status s = t.failed ? iv__fail(IV_NO_MEMORY, "writing %s: making the text", path)
                            : iv__file_write_atomic(path, t.s, (size_t)t.len);
     iv__text_free(&t);

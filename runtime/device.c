@@ -4,12 +4,13 @@
 #include "registry.h"
 
 typedef struct iv__kernel_entry {
-    char key[96];  /* "file/name:sig"; empty for programs */
+    char key[96]; /* "file/name:sig"; empty for programs */
     iv_program program;
     void *kernel;
 } iv__kernel_entry;
 
-static iv_status open_backend(const char *kind, const char *name, const iv_backend_options *o, iv__device *d)
+static iv_status open_backend(const char *kind, const char *name, const iv_backend_options *o,
+                              iv__device *d)
 {
     const iv_plugin *p;
     void *self;
@@ -24,19 +25,23 @@ static iv_status open_index(iv__device *d, const char *name, int32_t index)
     int32_t n = 0;
     IV_TRY(d->vt->device_count(d->drv, &n));
     if (index >= n)
-        IV_FAIL(IV_UNAVAILABLE, "opening device %s: there are %d of this kind [hint: `invar devices` lists them]", name, n);
+        IV_FAIL(IV_UNAVAILABLE,
+                "opening device %s: there are %d of this kind [hint: `invar devices` lists them]",
+                name, n);
     IV_TRY(d->vt->device_open(d->drv, index, &d->dev));
     IV_TRY(d->vt->device_info(d->dev, &d->info));
     return d->vt->queue_open(d->dev, IV_QUEUE_COMPUTE, &d->queue);
 }
 
-iv_status iv__device_open(const char *name, const iv_backend_options *o, bool invariant, iv__device **out)
+iv_status iv__device_open(const char *name, const iv_backend_options *o, bool invariant,
+                          iv__device **out)
 {
     char kind[16] = "";
     int32_t index = -1;
     char rest;
     if (sscanf(name, "%15[a-z]:%d%c", kind, &index, &rest) != 2 || index < 0)
-        IV_FAIL(IV_INVALID, "opening device '%s': a device is written kind:number, such as cpu:0", name);
+        IV_FAIL(IV_INVALID, "opening device '%s': a device is written kind:number, such as cpu:0",
+                name);
     iv__device *d;
     IV_TRY(iv__calloc(1, sizeof(*d), "a device", &d));
     snprintf(d->name, sizeof(d->name), "%s:%d", kind, index);
@@ -69,8 +74,8 @@ iv_status iv__memory_alloc(iv__device *d, int64_t bytes, const char *what, iv__m
     if (bytes > 0) {
         iv_status s = d->vt->mem_alloc(d->dev, bytes, IV_MEM_DEVICE, &m.mem);
         if (s != IV_OK)
-            return iv__context(s, "allocating %lld bytes for %s on %s (%lld in use)", (long long)bytes, what, d->name,
-                               (long long)d->allocated);
+            return iv__context(s, "allocating %lld bytes for %s on %s (%lld in use)",
+                               (long long)bytes, what, d->name, (long long)d->allocated);
         d->allocated += bytes;
         s = d->vt->fill(d->queue, (iv_buffer){m.mem, 0, bytes / 4 * 4}, 0);
         if (s == IV_OK) s = d->vt->sync(d->queue);
@@ -94,7 +99,8 @@ void iv__memory_free(iv__memory *m)
 
 static iv_status add_kernel(iv__device *d, const iv_kernel_src *src, const char *key, void **out)
 {
-    IV_TRY(iv__reserve(&d->kernels, &d->cap_kernels, d->n_kernels + 1, sizeof(*d->kernels), "kernels"));
+    IV_TRY(iv__reserve(&d->kernels, &d->cap_kernels, d->n_kernels + 1, sizeof(*d->kernels),
+                       "kernels"));
     iv__kernel_entry *e = &d->kernels[d->n_kernels];
     IV_TRY(d->vt->kernel_build(d->dev, src, &e->kernel));
     snprintf(e->key, sizeof(e->key), "%s", key);
@@ -104,7 +110,8 @@ static iv_status add_kernel(iv__device *d, const iv_kernel_src *src, const char 
     return IV_OK;
 }
 
-iv_status iv__device_kernel(iv__device *d, const char *file, const char *name, const char *sig, void **out)
+iv_status iv__device_kernel(iv__device *d, const char *file, const char *name, const char *sig,
+                            void **out)
 {
     char key[96];
     snprintf(key, sizeof(key), "%s/%s:%s", file, name, sig);

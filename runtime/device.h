@@ -8,17 +8,18 @@
 typedef struct iv__device {
     const iv_backend *vt;
     void *drv, *dev, *queue;
-    char name[32];        /* "cpu:0" */
+    char name[32]; /* "cpu:0" */
     iv_device_info info;
-    int64_t allocated;    /* bytes of device memory in use */
-    bool invariant;       /* numerics mode of the run */
+    int64_t allocated;       /* bytes of device memory in use */
+    bool invariant;          /* numerics mode of the run */
     const char *impl_filter; /* INVAR_IMPL or NULL */
     struct iv__kernel_entry *kernels;
     int64_t n_kernels, cap_kernels;
 } iv__device;
 
 /* Opens "cpu:0".  Errors name the device and the reason. */
-iv_status iv__device_open(const char *name, const iv_backend_options *o, bool invariant, iv__device **out);
+iv_status iv__device_open(const char *name, const iv_backend_options *o, bool invariant,
+                          iv__device **out);
 void iv__device_close(iv__device *d);
 
 /* A memory of one device. */
@@ -36,7 +37,8 @@ static inline iv_buffer iv__memory_range(const iv__memory *m, int64_t offset, in
 }
 
 /* A portable kernel of the device, built once. */
-iv_status iv__device_kernel(iv__device *d, const char *file, const char *name, const char *sig, void **out);
+iv_status iv__device_kernel(iv__device *d, const char *file, const char *name, const char *sig,
+                            void **out);
 /* An element program; owned by the device. */
 iv_status iv__device_program(iv__device *d, const iv_program *p, void **out);
 /* Blocking copies between host and device. */

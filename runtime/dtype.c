@@ -6,9 +6,9 @@ static const struct {
     size_t bytes;
     bool is_float;
 } types[IV_DTYPE_COUNT] = {
-    [IV_F32] = {"f32", 4, true},   [IV_F64] = {"f64", 8, true},  [IV_BF16] = {"bf16", 2, true},
-    [IV_F16] = {"f16", 2, true},   [IV_I32] = {"i32", 4, false}, [IV_I64] = {"i64", 8, false},
-    [IV_U8] = {"u8", 1, false},    [IV_U16] = {"u16", 2, false},
+    [IV_F32] = {"f32", 4, true}, [IV_F64] = {"f64", 8, true},  [IV_BF16] = {"bf16", 2, true},
+    [IV_F16] = {"f16", 2, true}, [IV_I32] = {"i32", 4, false}, [IV_I64] = {"i64", 8, false},
+    [IV_U8] = {"u8", 1, false},  [IV_U16] = {"u16", 2, false},
 };
 
 const char *iv_dtype_name(iv_dtype t)

@@ -11,7 +11,8 @@ iv_status iv__plan_run(iv__plan *p)
                        : s->kind == IV_STEP_CALL ? s->impl->run(q, s->prepared, s->io)
                                                  : vt->fill(q, s->launch.buf[0], 0);
         if (st != IV_OK)
-            return iv__context(st, "running step %lld (%s) of %s", (long long)i, s->label, s->node >= 0 ? p->graph->nodes[s->node].name : "the plan");
+            return iv__context(st, "running step %lld (%s) of %s", (long long)i, s->label,
+                               s->node >= 0 ? p->graph->nodes[s->node].name : "the plan");
     }
     return IV_OK;
 }
@@ -19,7 +20,8 @@ iv_status iv__plan_run(iv__plan *p)
 iv_status iv__plan_write(iv__plan *p, int32_t value, const void *src)
 {
     iv_buffer b = iv__plan_range(p, value);
-    b.bytes = iv_shape_count(&p->graph->values[value].shape) * (int64_t)iv_dtype_bytes(p->graph->values[value].dtype);
+    b.bytes = iv_shape_count(&p->graph->values[value].shape) *
+              (int64_t)iv_dtype_bytes(p->graph->values[value].dtype);
     return iv__device_write(p->device, b, src);
 }
 
@@ -30,12 +32,15 @@ iv_status iv__plan_uniforms(iv__plan *p, const iv_uniforms *u)
 
 static void print_value(const iv__plan *p, iv__text *t, int32_t v)
 {
-    static const char *const arenas[IV_ARENA_COUNT] = {"-", "param", "grad", "state", "lowered", "input", "temp"};
+    static const char *const arenas[IV_ARENA_COUNT] = {"-",       "param", "grad", "state",
+                                                       "lowered", "input", "temp"};
     const iv__value *value = &p->graph->values[v];
     const iv__place *pl = &p->places[p->layouts[v].base];
     char shape[128];
-    iv__text_printf(t, " %s%s@%s", iv_dtype_name(value->dtype), iv__shape_text(&value->shape, shape, sizeof(shape)), arenas[pl->arena]);
-    if (pl->arena == IV_ARENA_TEMP || pl->arena == IV_ARENA_INPUT) iv__text_printf(t, "+%lld", (long long)pl->offset);
+    iv__text_printf(t, " %s%s@%s", iv_dtype_name(value->dtype),
+                    iv__shape_text(&value->shape, shape, sizeof(shape)), arenas[pl->arena]);
+    if (pl->arena == IV_ARENA_TEMP || pl->arena == IV_ARENA_INPUT)
+        iv__text_printf(t, "+%lld", (long long)pl->offset);
 }
 
 void iv__plan_print(const iv__plan *p, iv__text *t, bool refused)

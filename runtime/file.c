@@ -17,8 +17,7 @@ static int close_checked(int fd)
 static int fsync_retry(int fd)
 {
     int r;
-    do
-        r = fsync(fd);
+    do r = fsync(fd);
     while (r != 0 && errno == EINTR);
     return r;
 }
@@ -28,8 +27,7 @@ static iv_status open_read(const char *path, int *out_fd, struct stat *out_stat)
 {
     if (!*path) IV_FAIL(IV_INVALID, "reading a file: the path is empty");
     int fd;
-    do
-        fd = open(path, O_RDONLY | O_CLOEXEC);
+    do fd = open(path, O_RDONLY | O_CLOEXEC);
     while (fd < 0 && errno == EINTR);
     if (fd < 0) IV_FAIL(IV_IO, "reading %s: %s", path, strerror(errno));
     if (fstat(fd, out_stat) != 0) {

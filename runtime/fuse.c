@@ -1,10 +1,10 @@
 /* fuse.c: merges chains of element-wise nodes into element programs.
  *
  * A node joins the program of its consumers if these are all in one program, over the same index
- * space, and nobody else needs its output: then the output never exists in memory.  Visited from the
- * end, so that diamonds close.  Every element-wise node ends in an ELEMENTS node, also alone: there is
- * one way to run them.  Results are rounded to the type of the node they came from, so fusing never
- * changes a bit. */
+ * space, and nobody else needs its output: then the output never exists in memory.  Visited from
+ * the end, so that diamonds close.  Every element-wise node ends in an ELEMENTS node, also alone:
+ * there is one way to run them.  Results are rounded to the type of the node they came from, so
+ * fusing never changes a bit. */
 #include "graph.h"
 
 enum { MOST_OPS = IV_PROGRAM_OPS, MOST_INPUTS = IV_PROGRAM_INPUTS };
@@ -12,8 +12,8 @@ enum { MOST_OPS = IV_PROGRAM_OPS, MOST_INPUTS = IV_PROGRAM_INPUTS };
 /* A group of nodes that becomes one program; root is its last node. */
 typedef struct cluster {
     int32_t n_nodes, n_inputs;
-    int32_t nodes[MOST_OPS];      /* in falling order */
-    int32_t inputs[MOST_INPUTS];  /* values from outside */
+    int32_t nodes[MOST_OPS];     /* in falling order */
+    int32_t inputs[MOST_INPUTS]; /* values from outside */
 } cluster;
 
 typedef struct fuser {
@@ -35,7 +35,8 @@ static bool same_space(const iv__value *a, const iv__value *b)
 static bool one_width(const iv_graph *g, const iv__node *n)
 {
     for (int32_t i = 0; i < n->n_in; ++i)
-        if ((g->values[n->in[i]].dtype == IV_F64) != (g->values[n->out[0]].dtype == IV_F64)) return false;
+        if ((g->values[n->in[i]].dtype == IV_F64) != (g->values[n->out[0]].dtype == IV_F64))
+            return false;
     return true;
 }
 
@@ -87,7 +88,8 @@ static iv_status place(fuser *f, int64_t i)
             return IV_OK;
         }
     }
-    IV_TRY(iv__reserve(&f->clusters, &f->cap_clusters, f->n_clusters + 1, sizeof(cluster), "programs"));
+    IV_TRY(iv__reserve(&f->clusters, &f->cap_clusters, f->n_clusters + 1, sizeof(cluster),
+                       "programs"));
     cluster *k = &f->clusters[f->n_clusters];
     k->nodes[k->n_nodes++] = (int32_t)i;
     join_inputs(k, n, -1);
@@ -95,7 +97,8 @@ static iv_status place(fuser *f, int64_t i)
     return IV_OK;
 }
 
-/* The last op of the program (in falling order of nodes) that reads v; ops are nodes[n-1] .. nodes[0]. */
+/* The last op of the program (in falling order of nodes) that reads v; ops are nodes[n-1] ..
+ * nodes[0]. */
 static int32_t last_use(const iv_graph *g, const cluster *c, int32_t v)
 {
     for (int32_t at = 0; at < c->n_nodes; ++at)
@@ -124,7 +127,8 @@ static uint8_t take_reg(registers *r, const iv_graph *g, const cluster *c, int32
             r->value[i] = v;
             return (uint8_t)i;
         }
-    return IV_PROGRAM_REGS - 1; /* unreachable: 6 inputs and 28 ops need fewer than 32 live registers */
+    return IV_PROGRAM_REGS -
+           1; /* unreachable: 6 inputs and 28 ops need fewer than 32 live registers */
 }
 
 static void make_ops(const iv_graph *g, const cluster *c, iv_program *p)
@@ -134,8 +138,10 @@ static void make_ops(const iv_graph *g, const cluster *c, iv_program *p)
     for (int32_t at = c->n_nodes - 1; at >= 0; --at) {
         const iv__node *n = &g->nodes[c->nodes[at]];
         iv_program_op *op = &p->ops[p->n_ops];
-        *op = (iv_program_op){.op = (uint8_t)n->op, .round = (uint8_t)g->values[n->out[0]].dtype,
-                              .imm = {n->fattr[0], n->fattr[1]}, .stream = (uint32_t)n->attr[IV_A_STREAM]};
+        *op = (iv_program_op){.op = (uint8_t)n->op,
+                              .round = (uint8_t)g->values[n->out[0]].dtype,
+                              .imm = {n->fattr[0], n->fattr[1]},
+                              .stream = (uint32_t)n->attr[IV_A_STREAM]};
         for (int32_t i = 0; i < n->n_in; ++i) op->src[i] = reg_of(&r, n->in[i]);
         op->dst = take_reg(&r, g, c, p->n_ops, n->out[0]);
         p->out_reg = op->dst;
@@ -144,7 +150,8 @@ static void make_ops(const iv_graph *g, const cluster *c, iv_program *p)
     }
 }
 
-/* The root becomes an ELEMENTS node with the program; strides come when the plan knows the layouts. */
+/* The root becomes an ELEMENTS node with the program; strides come when the plan knows the layouts.
+ */
 static iv_status make_program(iv_graph *g, const cluster *c, iv__node *root)
 {
     iv_program *p;
@@ -153,7 +160,8 @@ static iv_status make_program(iv_graph *g, const cluster *c, iv__node *root)
     p->n_in = c->n_inputs;
     p->out_type = (uint8_t)out->dtype;
     p->compute = out->dtype == IV_F64 || g->values[c->inputs[0]].dtype == IV_F64 ? IV_F64 : IV_F32;
-    for (int32_t i = 0; i < c->n_inputs; ++i) p->in_type[i] = (uint8_t)g->values[c->inputs[i]].dtype;
+    for (int32_t i = 0; i < c->n_inputs; ++i)
+        p->in_type[i] = (uint8_t)g->values[c->inputs[i]].dtype;
     make_ops(g, c, p);
     root->op = IV_OP_ELEMENTS;
     root->n_in = c->n_inputs;
@@ -169,7 +177,8 @@ static void count_uses(fuser *f)
         for (int32_t k = 0; k < g->nodes[i].n_in; ++k) ++f->uses[g->nodes[i].in[k]];
     for (int32_t i = 0; i < g->n_outputs; ++i) ++f->uses[g->outputs[i].value];
     for (int64_t i = 0; i < g->n_values; ++i) {
-        if (g->values[i].role == IV_ROLE_PARAM && g->values[i].grad >= 0) ++f->uses[g->values[i].grad];
+        if (g->values[i].role == IV_ROLE_PARAM && g->values[i].grad >= 0)
+            ++f->uses[g->values[i].grad];
         if (g->values[i].updates >= 0) ++f->uses[g->values[i].updates];
     }
 }
@@ -187,7 +196,8 @@ static iv_status fuse(fuser *f)
     for (int64_t i = 0; i < g->n_nodes; ++i) {
         if (f->cluster_of[i] >= 0 && f->clusters[f->cluster_of[i]].nodes[0] != i) continue;
         g->nodes[kept] = g->nodes[i];
-        for (int32_t k = 0; k < g->nodes[kept].n_out; ++k) g->values[g->nodes[kept].out[k]].node = (int32_t)kept;
+        for (int32_t k = 0; k < g->nodes[kept].n_out; ++k)
+            g->values[g->nodes[kept].out[k]].node = (int32_t)kept;
         ++kept;
     }
     g->n_nodes = kept;

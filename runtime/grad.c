@@ -1,12 +1,12 @@
 /* grad.c: reverse-mode differentiation, graph to graph.
  *
- * The nodes on a path from a parameter to the loss are visited backwards.  When a node's turn comes,
- * all uses of its output have contributed, so its gradient is complete; the node's gradient function
- * then contributes to its inputs (iv__gradient_add).  Contributions are added in the order of the walk,
- * which makes the sums the same on every device.
+ * The nodes on a path from a parameter to the loss are visited backwards.  When a node's turn
+ * comes, all uses of its output have contributed, so its gradient is complete; the node's gradient
+ * function then contributes to its inputs (iv__gradient_add).  Contributions are added in the order
+ * of the walk, which makes the sums the same on every device.
  *
- * Gradients of slices are kept aside as parts; where the parts tile the sliced tensor (q, k, v of one
- * projection), they are joined instead of padded and added. */
+ * Gradients of slices are kept aside as parts; where the parts tile the sliced tensor (q, k, v of
+ * one projection), they are joined instead of padded and added. */
 #include "grad.h"
 
 typedef struct part {
@@ -83,7 +83,8 @@ static iv_status add_part(int32_t v, iv_value d, int64_t axis, int64_t start, in
     return IV_OK;
 }
 
-/* Takes the parts of v out of the pending ones into parts[]; returns their number, -1 if too many. */
+/* Takes the parts of v out of the pending ones into parts[]; returns their number, -1 if too many.
+ */
 static int32_t take_parts(int32_t v, part *parts, int32_t most)
 {
     int32_t n = 0;
@@ -127,7 +128,8 @@ static iv_status resolve_parts(iv_graph *g, int32_t v)
     }
     for (int32_t i = 0; i < n; ++i) {
         int64_t attr[12] = {parts[i].axis, parts[i].start, g->values[v].shape.dim[parts[i].axis]};
-        iv__gradient_add(g, v, iv__node_add(g, IV_OP_PAD, &(iv_value){parts[i].grad}, 1, attr, NULL));
+        iv__gradient_add(g, v,
+                         iv__node_add(g, IV_OP_PAD, &(iv_value){parts[i].grad}, 1, attr, NULL));
     }
     return g->status;
 }
@@ -368,7 +370,8 @@ GRAD(matmul)
         iv_value a2 = iv_reshape(g, a, IV_SHAPE(-1, sa.dim[sa.rank - 1]));
         int32_t b_id = b.id, a_id = a.id;
         iv__gradient_add(g, a_id, iv_reshape(g, iv_matmul(g, d2, b, false, !tb), sa));
-        iv__gradient_add(g, b_id, tb ? iv_matmul(g, d2, a2, true, false) : iv_matmul(g, a2, d2, true, false));
+        iv__gradient_add(
+            g, b_id, tb ? iv_matmul(g, d2, a2, true, false) : iv_matmul(g, a2, d2, true, false));
         return g->status;
     }
     iv__gradient_add(g, a.id, ta ? iv_matmul(g, b, d, tb, true) : iv_matmul(g, d, b, false, !tb));
@@ -442,9 +445,11 @@ GRAD(conv2d)
         TO(2, iv_reshape(g, iv_sum(g, d, 1 + 4 + 8, true), s));
     }
     attr_with_src(g, n, x.id, attr);
-    iv__gradient_add(g, x.id, iv__node_add(g, IV_OP_CONV2D_DGRAD, (iv_value[]){d, w}, 2, attr, NULL));
+    iv__gradient_add(g, x.id,
+                     iv__node_add(g, IV_OP_CONV2D_DGRAD, (iv_value[]){d, w}, 2, attr, NULL));
     attr_with_src(g, n, w.id, attr);
-    iv__gradient_add(g, w.id, iv__node_add(g, IV_OP_CONV2D_WGRAD, (iv_value[]){d, x}, 2, attr, NULL));
+    iv__gradient_add(g, w.id,
+                     iv__node_add(g, IV_OP_CONV2D_WGRAD, (iv_value[]){d, x}, 2, attr, NULL));
     return g->status;
 }
 
@@ -472,12 +477,14 @@ static iv_status mark_wanted(const iv_graph *g, uint8_t *wanted)
 {
     for (int64_t i = 0; i < g->n_values; ++i) {
         const iv__value *v = &g->values[i];
-        wanted[i] = v->role == IV_ROLE_PARAM ||
-                    (v->role == IV_ROLE_INPUT && iv_dtype_is_float(v->dtype) && (int32_t)i != g->norm_input);
+        wanted[i] =
+            v->role == IV_ROLE_PARAM || (v->role == IV_ROLE_INPUT && iv_dtype_is_float(v->dtype) &&
+                                         (int32_t)i != g->norm_input);
     }
     for (int64_t i = 0; i < g->n_nodes; ++i)
         for (int32_t a = 0; a < g->nodes[i].n_in; ++a)
-            for (int32_t b = 0; wanted[g->nodes[i].in[a]] && b < g->nodes[i].n_out; ++b) wanted[g->nodes[i].out[b]] = 1;
+            for (int32_t b = 0; wanted[g->nodes[i].in[a]] && b < g->nodes[i].n_out; ++b)
+                wanted[g->nodes[i].out[b]] = 1;
     return IV_OK;
 }
 
@@ -491,8 +498,8 @@ static iv_status walk(iv_graph *g, const uint8_t *wanted, int64_t n_forward)
         IV_TRY(resolve_parts(g, n.out[0]));
         if (g->values[n.out[0]].grad < 0) continue;
         if (!iv__ops[n.op].grad)
-            IV_FAIL(IV_UNSUPPORTED, "differentiating %s: %s has no gradient: %s", n.name, iv__ops[n.op].name,
-                    iv__ops[n.op].no_grad);
+            IV_FAIL(IV_UNSUPPORTED, "differentiating %s: %s has no gradient: %s", n.name,
+                    iv__ops[n.op].name, iv__ops[n.op].no_grad);
         iv_graph_scope(g, NULL);
         snprintf(g->scope, sizeof(g->scope), "%s", n.name);
         IV_TRY(iv__ops[n.op].grad(g, &n));
@@ -505,7 +512,8 @@ static iv_status walk(iv_graph *g, const uint8_t *wanted, int64_t n_forward)
 iv_status iv_graph_differentiate(iv_graph *g)
 {
     IV_TRY(iv_graph_status(g));
-    if (g->loss < 0) IV_FAIL(IV_INVALID, "differentiating: the graph has no loss (iv_graph_set_loss)");
+    if (g->loss < 0)
+        IV_FAIL(IV_INVALID, "differentiating: the graph has no loss (iv_graph_set_loss)");
     if (g->differentiated) IV_FAIL(IV_INVALID, "differentiating: done already");
     int64_t n_forward = g->n_nodes;
     uint8_t *wanted;
@@ -537,7 +545,8 @@ static bool split_one(iv_graph *g, int32_t v, int32_t k)
     int32_t first = g->nodes[made_by].in[0], second = g->nodes[made_by].in[1];
     if (!iv__shape_equal(&g->values[first].shape, &g->values[second].shape)) return false;
     const char *name = iv__graph_name(g, "%s+%05d", g->values[v].name, k);
-    iv_value s = iv__value_add(g, IV_ROLE_PARAM, name, g->values[v].dtype, g->values[v].shape, (iv_init){0});
+    iv_value s =
+        iv__value_add(g, IV_ROLE_PARAM, name, g->values[v].dtype, g->values[v].shape, (iv_init){0});
     if (s.id < 0) return false;
     g->values[s.id].summand_of = v + 1;
     g->values[s.id].grad = second;

@@ -31,14 +31,16 @@ void iv__graph_fail(iv_graph *g, iv_status s, const char *what)
 {
     if (g->status != IV_OK || s == IV_OK) return;
     g->status = s;
-    snprintf(g->error, sizeof(g->error), "building the graph: %s%s%s: %s", g->scope, g->scope[0] ? "." : "",
-             what, iv_error_message());
+    snprintf(g->error, sizeof(g->error), "building the graph: %s%s%s: %s", g->scope,
+             g->scope[0] ? "." : "", what, iv_error_message());
 }
 
 void iv_graph_set_grains(iv_graph *g, int64_t grains)
 {
     if (grains >= 1) g->grains = grains;
-    else iv__graph_fail(g, iv__fail(IV_INVALID, "%lld: 1 or more are possible", (long long)grains), "grains");
+    else
+        iv__graph_fail(g, iv__fail(IV_INVALID, "%lld: 1 or more are possible", (long long)grains),
+                       "grains");
 }
 
 void iv_graph_scope(iv_graph *g, const char *scope)
@@ -85,7 +87,8 @@ static iv_status check_shape(const iv_shape *s)
     int64_t n = 1;
     for (int32_t i = 0; i < s->rank; ++i) {
         if (s->dim[i] < 1 || s->dim[i] > INT32_MAX || n > INT32_MAX / s->dim[i])
-            IV_FAIL(IV_INVALID, "shape %s: dimensions must be 1 or more and the elements below 2^31",
+            IV_FAIL(IV_INVALID,
+                    "shape %s: dimensions must be 1 or more and the elements below 2^31",
                     iv__shape_text(s, text, sizeof(text)));
         n *= s->dim[i];
     }
@@ -106,15 +109,23 @@ static int32_t append_value(iv_graph *g, const iv__value *v)
     return (int32_t)g->n_values++;
 }
 
-iv_value iv__value_add(iv_graph *g, iv__role role, const char *name, iv_dtype t, iv_shape s, iv_init init)
+iv_value iv__value_add(iv_graph *g, iv__role role, const char *name, iv_dtype t, iv_shape s,
+                       iv_init init)
 {
     if (g->status != IV_OK) return poisoned();
     if (*name && iv__graph_find(g, name) >= 0) {
         iv__graph_fail(g, iv__fail(IV_INVALID, "the name is taken: names are unique"), name);
         return poisoned();
     }
-    iv__value v = {.dtype = t, .shape = s, .role = role, .node = -1, .grad = -1, .updates = -1, .init = init,
-                   .batch = role == IV_ROLE_INPUT && s.rank > 0, .name = iv__graph_name(g, "%s", name)};
+    iv__value v = {.dtype = t,
+                   .shape = s,
+                   .role = role,
+                   .node = -1,
+                   .grad = -1,
+                   .updates = -1,
+                   .init = init,
+                   .batch = role == IV_ROLE_INPUT && s.rank > 0,
+                   .name = iv__graph_name(g, "%s", name)};
     return (iv_value){append_value(g, &v)};
 }
 
@@ -136,7 +147,8 @@ iv_value iv_state(iv_graph *g, const char *name, iv_shape shape, iv_init init)
 int32_t iv__graph_find(const iv_graph *g, const char *name)
 {
     for (int64_t i = 0; i < g->n_values; ++i)
-        if (g->values[i].role != IV_ROLE_TEMP && strcmp(g->values[i].name, name) == 0) return (int32_t)i;
+        if (g->values[i].role != IV_ROLE_TEMP && strcmp(g->values[i].name, name) == 0)
+            return (int32_t)i;
     return -1;
 }
 
@@ -184,8 +196,8 @@ iv_value iv__value_output(const iv_graph *g, iv_value v, int32_t k)
 
 static const char *node_name(iv_graph *g, iv__op op)
 {
-    return iv__graph_name(g, "%s%s%s%s", g->in_backward ? "d." : "", g->scope, g->scope[0] ? "." : "",
-                          iv__ops[op].name);
+    return iv__graph_name(g, "%s%s%s%s", g->in_backward ? "d." : "", g->scope,
+                          g->scope[0] ? "." : "", iv__ops[op].name);
 }
 
 static iv_status add_node(iv_graph *g, iv__node *n)
@@ -193,7 +205,10 @@ static iv_status add_node(iv_graph *g, iv__node *n)
     const iv__op_info *op = &iv__ops[n->op];
     iv__value out[IV_NODE_OUTPUTS];
     for (int32_t i = 0; i < op->n_out; ++i)
-        out[i] = (iv__value){.role = IV_ROLE_TEMP, .node = (int32_t)g->n_nodes, .grad = -1, .updates = -1,
+        out[i] = (iv__value){.role = IV_ROLE_TEMP,
+                             .node = (int32_t)g->n_nodes,
+                             .grad = -1,
+                             .updates = -1,
                              .name = n->name};
     IV_TRY(op->infer(g, n, out));
     IV_TRY(iv__reserve(&g->nodes, &g->cap_nodes, g->n_nodes + 1, sizeof(*g->nodes), "nodes"));
@@ -213,7 +228,8 @@ iv_value iv__node_add(iv_graph *g, iv__op op, const iv_value *in, int32_t n_in, 
     iv__node n = {.op = op, .n_in = n_in, .backward = g->in_backward};
     for (int32_t i = 0; i < n_in; ++i) {
         if (!is_valid(g, in[i])) {
-            iv__graph_fail(g, iv__fail(IV_INVALID, "input %d is no value of this graph", i), iv__ops[op].name);
+            iv__graph_fail(g, iv__fail(IV_INVALID, "input %d is no value of this graph", i),
+                           iv__ops[op].name);
             return poisoned();
         }
         n.in[i] = in[i].id;
@@ -261,7 +277,8 @@ iv_status iv__graph_prune(iv_graph *g)
             continue;
         }
         g->nodes[kept] = g->nodes[i];
-        for (int32_t k = 0; k < g->nodes[kept].n_out; ++k) g->values[g->nodes[kept].out[k]].node = (int32_t)kept;
+        for (int32_t k = 0; k < g->nodes[kept].n_out; ++k)
+            g->values[g->nodes[kept].out[k]].node = (int32_t)kept;
         ++kept;
     }
     g->n_nodes = kept;

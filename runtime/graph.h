@@ -32,14 +32,14 @@ typedef struct iv__value {
     iv_dtype dtype;
     iv_shape shape;
     iv__role role;
-    int32_t node;      /* that makes it, or -1 */
-    int32_t grad;      /* value of d(loss)/d(this), or -1 */
-    int32_t updates;   /* STATE: the value that replaces it after the step, or -1 */
-    bool batch;        /* dimension 0 runs over samples (or over rows in sample order) */
+    int32_t node;       /* that makes it, or -1 */
+    int32_t grad;       /* value of d(loss)/d(this), or -1 */
+    int32_t updates;    /* STATE: the value that replaces it after the step, or -1 */
+    bool batch;         /* dimension 0 runs over samples (or over rows in sample order) */
     int32_t summand_of; /* PARAM: 0, or 1 + the parameter whose gradient this one's is a part of */
-    bool full;         /* keeps the full type under casting: a parameter's gradient or part of one */
-    iv_init init;      /* PARAM, STATE */
-    const char *name;  /* owned by the graph; "" for temporaries */
+    bool full;        /* keeps the full type under casting: a parameter's gradient or part of one */
+    iv_init init;     /* PARAM, STATE */
+    const char *name; /* owned by the graph; "" for temporaries */
 } iv__value;
 
 typedef struct iv__node {
@@ -48,7 +48,7 @@ typedef struct iv__node {
     int32_t in[IV_NODE_INPUTS], out[IV_NODE_OUTPUTS];
     int64_t attr[12]; /* meaning per operator: enum below */
     double fattr[4];
-    bool segments;       /* sums over samples: cut into grains, folded by the tree */
+    bool segments; /* sums over samples: cut into grains, folded by the tree */
     bool backward;
     const char *name;    /* "h.0.attn.matmul"; owned by the graph */
     iv_program *program; /* ELEMENTS only; owned by the graph */
@@ -56,39 +56,48 @@ typedef struct iv__node {
 
 /* attr[] by operator */
 enum {
-    IV_A_AXES = 0,            /* TRANSPOSE: axes[rank] from 0 */
-    IV_A_AXIS = 0,            /* SLICE, PAD, CONCAT */
-    IV_A_START = 1,           /* SLICE, PAD: first index of the range */
-    IV_A_LENGTH = 2,          /* SLICE: length of the range; PAD: size of the result */
-    IV_A_MASK = 0,            /* SUM, MAX: bit per reduced axis */
-    IV_A_KEEP = 1,            /* SUM, MAX: reduced dimensions stay as 1 */
-    IV_A_TA = 0, IV_A_TB = 1, /* MATMUL: transposed operands */
-    IV_A_IGNORE = 0,          /* XENT, XENT_GRAD */
-    IV_A_VOCAB = 0,           /* EMBEDDING_GRAD: rows of the table */
-    IV_A_HEADS = 0, IV_A_CAUSAL = 1, /* ATTENTION; fattr[0] = scale */
-    IV_A_STRIDE = 0, IV_A_PAD = 2, IV_A_GROUPS = 4, IV_A_SIZE = 5, /* CONV2D*, *POOL2D*: rows, columns */
-    IV_A_SRC = 7,             /* CONV2D_DGRAD, *POOL2D_GRAD: H, W of x; CONV2D_WGRAD: KH, KW */
-    IV_A_STREAM = 0,          /* DROPOUT: random stream; fattr[0] = p, fattr[1] = 1/(1-p) */
+    IV_A_AXES = 0,   /* TRANSPOSE: axes[rank] from 0 */
+    IV_A_AXIS = 0,   /* SLICE, PAD, CONCAT */
+    IV_A_START = 1,  /* SLICE, PAD: first index of the range */
+    IV_A_LENGTH = 2, /* SLICE: length of the range; PAD: size of the result */
+    IV_A_MASK = 0,   /* SUM, MAX: bit per reduced axis */
+    IV_A_KEEP = 1,   /* SUM, MAX: reduced dimensions stay as 1 */
+    IV_A_TA = 0,
+    IV_A_TB = 1,     /* MATMUL: transposed operands */
+    IV_A_IGNORE = 0, /* XENT, XENT_GRAD */
+    IV_A_VOCAB = 0,  /* EMBEDDING_GRAD: rows of the table */
+    IV_A_HEADS = 0,
+    IV_A_CAUSAL = 1, /* ATTENTION; fattr[0] = scale */
+    IV_A_STRIDE = 0,
+    IV_A_PAD = 2,
+    IV_A_GROUPS = 4,
+    IV_A_SIZE = 5,   /* CONV2D*, *POOL2D*: rows, columns */
+    IV_A_SRC = 7,    /* CONV2D_DGRAD, *POOL2D_GRAD: H, W of x; CONV2D_WGRAD: KH, KW */
+    IV_A_STREAM = 0, /* DROPOUT: random stream; fattr[0] = p, fattr[1] = 1/(1-p) */
 };
-/* fattr[]: SCALE, ADD_SCALAR: [0]; norms: [0] = eps, BATCHNORM_RUNNING: [0] = eps, [1] = momentum */
+/* fattr[]: SCALE, ADD_SCALAR: [0]; norms: [0] = eps, BATCHNORM_RUNNING: [0] = eps, [1] = momentum
+ */
 
 struct iv_graph {
     iv__value *values;
     iv__node *nodes;
     int64_t n_values, cap_values, n_nodes, cap_nodes;
-    int64_t grains;        /* equal parts of the samples: sums over samples follow their tree */
-    int32_t loss;          /* value or -1 */
-    int32_t seed;          /* INPUT scalar: d(loss), the loss scale; -1 before differentiation */
-    int32_t norm_input;    /* INPUT scalar: targets that count in the step, or -1 */
-    int32_t norm_targets;  /* INPUT whose entries != norm_ignore count */
+    int64_t grains;       /* equal parts of the samples: sums over samples follow their tree */
+    int32_t loss;         /* value or -1 */
+    int32_t seed;         /* INPUT scalar: d(loss), the loss scale; -1 before differentiation */
+    int32_t norm_input;   /* INPUT scalar: targets that count in the step, or -1 */
+    int32_t norm_targets; /* INPUT whose entries != norm_ignore count */
     int64_t norm_ignore;
-    struct { const char *name; int32_t value; } outputs[16];
+    struct {
+        const char *name;
+        int32_t value;
+    } outputs[16];
     int32_t n_outputs;
     bool differentiated, in_backward;
     char scope[96];
-    iv_status status;      /* of the first error */
+    iv_status status; /* of the first error */
     char error[512];
-    char **names;          /* all names, freed with the graph */
+    char **names; /* all names, freed with the graph */
     int64_t n_names, cap_names;
 };
 
@@ -96,21 +105,24 @@ struct iv_graph {
 typedef struct iv__op_info {
     const char *name;
     int32_t n_in, n_out; /* n_in -1: any */
-    iv_status (*infer)(iv_graph *g, iv__node *n, iv__value *out); /* sets shape, dtype, batch of out[] */
-    iv_status (*grad)(iv_graph *g, const iv__node *n);           /* NULL: none */
-    const char *no_grad;  /* why there is none */
+    iv_status (*infer)(iv_graph *g, iv__node *n,
+                       iv__value *out);                /* sets shape, dtype, batch of out[] */
+    iv_status (*grad)(iv_graph *g, const iv__node *n); /* NULL: none */
+    const char *no_grad;                               /* why there is none */
     iv_cast_class cast;
     bool elementwise;
     const char *help;
 } iv__op_info;
 extern const iv__op_info iv__ops[IV_OP_COUNT];
 
-/* Appends a node with the given inputs; infers outputs.  attr (12) and fattr (4) may be NULL.  Returns
- * output 0 (the others follow by id), or a poisoned value with the error kept in the graph. */
+/* Appends a node with the given inputs; infers outputs.  attr (12) and fattr (4) may be NULL.
+ * Returns output 0 (the others follow by id), or a poisoned value with the error kept in the graph.
+ */
 iv_value iv__node_add(iv_graph *g, iv__op op, const iv_value *in, int32_t n_in, const int64_t *attr,
                       const double *fattr);
 /* Adds a value that no node makes. */
-iv_value iv__value_add(iv_graph *g, iv__role role, const char *name, iv_dtype t, iv_shape s, iv_init init);
+iv_value iv__value_add(iv_graph *g, iv__role role, const char *name, iv_dtype t, iv_shape s,
+                       iv_init init);
 /* Keeps the first error (text of iv_error_message) with the node's name. */
 void iv__graph_fail(iv_graph *g, iv_status s, const char *what);
 const char *iv__graph_name(iv_graph *g, const char *fmt, ...) IV_PRINTF(2, 3);
@@ -129,9 +141,9 @@ const char *iv__shape_text(const iv_shape *s, char *buf, size_t size);
 
 /* Adds d to the gradient of v (grad.c; for the gradient functions). */
 void iv__gradient_add(iv_graph *g, int32_t v, iv_value d);
-/* After iv_graph_differentiate: a parameter that is used several times keeps the gradient of its first
- * use; each other one becomes the gradient of a value of its own (summand_of), to be added at the end
- * of the step.  Each sum over samples then goes through the tree over passes by itself. */
+/* After iv_graph_differentiate: a parameter that is used several times keeps the gradient of its
+ * first use; each other one becomes the gradient of a value of its own (summand_of), to be added at
+ * the end of the step.  Each sum over samples then goes through the tree over passes by itself. */
 iv_status iv__graph_split_gradients(iv_graph *g);
 
 /* cast.c: gives every value its type under the policy and inserts casts. */

@@ -3,11 +3,12 @@
  *   driver ── device ──┬── memory (arenas: device or pinned host)
  *                      ├── queues (compute, copy): everything on a queue runs in order
  *                      ├── kernels (built from the portable text of kernels/)
- *                      └── implementations (a vendor library's or the backend's own way to do an op)
+ *                      └── implementations (ways of a vendor's library or of the backend
+ *                          itself to do a whole operator)
  *
- * Handles are the backend's own pointers.  A buffer is a range of a memory; the offset travels to the
- * kernel as a parameter.  Work on a queue is asynchronous; faults of it surface in `sync`, after which
- * the queue returns the same error to every call.
+ * Handles are the backend's own pointers.  A buffer is a range of a memory; the offset travels to
+ * the kernel as a parameter.  Work on a queue is asynchronous; faults of it surface in `sync`,
+ * after which the queue returns the same error to every call.
  */
 #ifndef IV_HAL_H
 #define IV_HAL_H
@@ -31,15 +32,15 @@ typedef struct iv_buffer {
 
 /* What a device can do, filled by device_info. */
 typedef struct iv_device_info {
-    char name[128];   /* "AMD EPYC 9B45" */
+    char name[128]; /* "AMD EPYC 9B45" */
     char vendor[64], driver[64];
-    char arch[64];    /* "x86-64-v4", "gfx90a", "sm_90" */
+    char arch[64]; /* "x86-64-v4", "gfx90a", "sm_90" */
     int64_t mem_bytes, mem_free;
-    int32_t units;    /* threads, compute units, multiprocessors */
+    int32_t units; /* threads, compute units, multiprocessors */
     bool has_f64;
-    bool exact;       /* passes the rounding probe: may carry the invariant flag */
+    bool exact;                   /* passes the rounding probe: may carry the invariant flag */
     bool native_bf16, native_f16; /* faster than emulation */
-    char notes[256];  /* what limits it, one line */
+    char notes[256];              /* what limits it, one line */
 } iv_device_info;
 
 /* One launch of a portable kernel: `groups` work-groups of 64 lanes. */
@@ -50,15 +51,16 @@ typedef struct iv_launch {
     iv_buffer buf[IV_MAX_BUFS];
     int32_t n_bufs;
     int64_t groups;
-    int64_t n[IV_KERNEL_INTS];     /* p.n[] of the kernel */
-    double f[IV_KERNEL_FLOATS];    /* FPARAM() of the kernel */
+    int64_t n[IV_KERNEL_INTS];  /* p.n[] of the kernel */
+    double f[IV_KERNEL_FLOATS]; /* FPARAM() of the kernel */
 } iv_launch;
 
 /* A portable kernel by name and signature (docs/kernels.md), or generated text. */
 typedef struct iv_kernel_src {
-    const char *file;   /* text in the table of kernels: "softmax" for kernels/softmax.k; NULL: `text` */
-    const char *name;   /* kernel in it */
-    const char *sig;    /* types of T0 T1 T2, e.g. "fb" */
+    const char
+        *file; /* text in the table of kernels: "softmax" for kernels/softmax.k; NULL: `text` */
+    const char *name;                 /* kernel in it */
+    const char *sig;                  /* types of T0 T1 T2, e.g. "fb" */
     const struct iv_program *program; /* an element program instead of a file (file NULL) */
 } iv_kernel_src;
 
@@ -81,9 +83,9 @@ typedef struct iv_program_op {
  * broadcast.  The output is stored from register out_reg. */
 typedef struct iv_program {
     int32_t n_in, n_ops, n_dims;
-    uint8_t compute;                 /* IV_F32 or IV_F64: what A is */
+    uint8_t compute; /* IV_F32 or IV_F64: what A is */
     uint8_t in_type[IV_PROGRAM_INPUTS], out_type, out_reg;
-    uint8_t uses_rng; /* one more buffer, after the output: the iv_uniforms of the step */
+    uint8_t uses_rng;       /* one more buffer, after the output: the iv_uniforms of the step */
     int64_t rng_per_sample; /* elements of the output per sample */
     int64_t dim[IV_PROGRAM_DIMS];
     int64_t in_stride[IV_PROGRAM_INPUTS][IV_PROGRAM_DIMS];
@@ -112,14 +114,14 @@ typedef struct iv_op_desc {
     iv_tensor_desc in[IV_NODE_INPUTS], out[IV_NODE_OUTPUTS];
     int64_t attr[12];
     double fattr[4];
-    int64_t segments;  /* grains that a sum over samples is cut into; 1: none */
-    bool invariant;    /* numerics mode: only the canonical arithmetic will do */
+    int64_t segments; /* grains that a sum over samples is cut into; 1: none */
+    bool invariant;   /* numerics mode: only the canonical arithmetic will do */
 } iv_op_desc;
 
 typedef struct iv_impl {
-    const char *name;      /* "cpu.gemm", "onednn.matmul" */
-    const char *op;        /* name in ops.def */
-    bool invariant;        /* gives the canonical bits */
+    const char *name; /* "cpu.gemm", "onednn.matmul" */
+    const char *op;   /* name in ops.def */
+    bool invariant;   /* gives the canonical bits */
     /* IV_OK, or IV_UNSUPPORTED / IV_UNAVAILABLE with the reason in the error text. */
     iv_status (*accepts)(void *dev, const iv_op_desc *d);
     /* Builds what `run` needs.  *out_scratch: bytes of device memory it wants while running. */
@@ -132,14 +134,15 @@ typedef struct iv_impl {
 typedef enum iv_queue_kind { IV_QUEUE_COMPUTE, IV_QUEUE_COPY } iv_queue_kind;
 
 typedef struct iv_backend_options {
-    int32_t threads;      /* CPU devices: 0 = the cores this process may use */
-    const char *isa;      /* CPU devices: forced instruction level or NULL */
-    const char *cache;    /* folder for compiled kernels or NULL */
+    int32_t threads;   /* CPU devices: 0 = the cores this process may use */
+    const char *isa;   /* CPU devices: forced instruction level or NULL */
+    const char *cache; /* folder for compiled kernels or NULL */
 } iv_backend_options;
 
 typedef struct iv_backend {
     /* driver */
-    iv_status (*open)(void *self, const iv_backend_options *o, void **out_drv); /* IV_UNAVAILABLE + reason */
+    iv_status (*open)(void *self, const iv_backend_options *o,
+                      void **out_drv); /* IV_UNAVAILABLE + reason */
     void (*close)(void *drv);
     iv_status (*device_count)(void *drv, int32_t *out_n);
     iv_status (*device_open)(void *drv, int32_t index, void **out_dev);
@@ -152,14 +155,15 @@ typedef struct iv_backend {
     /* queue */
     iv_status (*queue_open)(void *dev, iv_queue_kind kind, void **out_q);
     void (*queue_close)(void *q);
-    iv_status (*write)(void *q, iv_buffer dst, const void *src); /* host to device; src is read before return */
-    iv_status (*read)(void *q, void *dst, iv_buffer src);        /* device to host; complete after sync */
+    iv_status (*write)(void *q, iv_buffer dst,
+                       const void *src); /* host to device; src is read before return */
+    iv_status (*read)(void *q, void *dst, iv_buffer src); /* device to host; complete after sync */
     iv_status (*copy)(void *q, iv_buffer dst, iv_buffer src);    /* within the device */
     iv_status (*fill)(void *q, iv_buffer dst, uint32_t pattern); /* bytes a multiple of 4 */
     iv_status (*launch)(void *q, void *kernel, const iv_launch *l);
-    iv_status (*signal)(void *q, uint64_t *out_seq);             /* a point on the queue's timeline */
-    iv_status (*wait)(void *q, void *other_q, uint64_t seq);     /* q waits for other_q's point */
-    iv_status (*sync)(void *q);                                  /* the host waits for all work */
+    iv_status (*signal)(void *q, uint64_t *out_seq);         /* a point on the queue's timeline */
+    iv_status (*wait)(void *q, void *other_q, uint64_t seq); /* q waits for other_q's point */
+    iv_status (*sync)(void *q);                              /* the host waits for all work */
     /* code */
     iv_status (*kernel_build)(void *dev, const iv_kernel_src *src, void **out_kernel);
     void (*kernel_free)(void *dev, void *kernel);

@@ -1,10 +1,10 @@
 /* invar.h: the public interface of Invar, a library that trains neural networks and gives the same
  * bits everywhere.
  *
- * A program builds a graph (iv_graph_new, iv_input, iv_param, operators, iv_graph_set_loss), gives it
- * with a configuration to a trainer (iv_trainer_open) and runs it (iv_trainer_fit).  The model
- * builders (iv_model_build), data readers (iv_dataset_open) and the command line are written on this
- * header alone.
+ * A program builds a graph (iv_graph_new, iv_input, iv_param, operators, iv_graph_set_loss), gives
+ * it with a configuration to a trainer (iv_trainer_open) and runs it (iv_trainer_fit).  The model
+ * builders (iv_model_build), data readers (iv_dataset_open) and the command line are written on
+ * this header alone.
  *
  * Errors: every function that can fail returns iv_status; iv_error_message() tells what happened in
  * one line.  No function exits or aborts.  Ownership: the verb tells (_new/_open are freed by the
@@ -35,7 +35,8 @@ extern "C" {
 /* ---- status ---- */
 typedef enum iv_status {
     IV_OK = 0,
-    IV_INVALID,     /* the caller's mistake: option, shape, config, file that is not what it should be */
+    IV_INVALID, /* the caller's mistake: option, shape, config, file that is not what it should be
+                 */
     IV_UNAVAILABLE, /* not here (no driver, no device, no library), which may be fine */
     IV_UNSUPPORTED, /* this implementation cannot do it */
     IV_NO_MEMORY,   /* host or device memory */
@@ -50,9 +51,11 @@ typedef enum iv_status {
 } iv_status;
 /* "invalid", "unavailable", ... ; static text. */
 IV_API const char *iv_status_name(iv_status s);
-/* One line: what was being done, what is wrong, what to do.  Thread-local, valid until the next failure. */
+/* One line: what was being done, what is wrong, what to do.  Thread-local, valid until the next
+ * failure. */
 IV_API const char *iv_error_message(void);
-/* Records a one-line error text for this thread and returns `code`: for callbacks such as iv_build_fn. */
+/* Records a one-line error text for this thread and returns `code`: for callbacks such as
+ * iv_build_fn. */
 IV_API iv_status iv_error_set(iv_status code, const char *fmt, ...)
 #if defined(__GNUC__)
     __attribute__((format(printf, 2, 3)))
@@ -66,8 +69,8 @@ typedef enum iv_log_level { IV_LOG_DEBUG, IV_LOG_INFO, IV_LOG_WARN } iv_log_leve
 IV_API void iv_log_set(iv_log_level level, void (*sink)(void *ctx, iv_log_level, const char *line),
                        void *ctx);
 
-/* The environment variables that Invar reads: name of entry i (NULL past the end), help, and its value
- * or NULL when unset. */
+/* The environment variables that Invar reads: name of entry i (NULL past the end), help, and its
+ * value or NULL when unset. */
 IV_API int64_t iv_env_count(void);
 IV_API const char *iv_env_entry(int64_t i, const char **out_help, const char **out_value);
 
@@ -83,7 +86,7 @@ typedef enum iv_dtype {
     IV_U16,
     IV_DTYPE_COUNT
 } iv_dtype;
-IV_API const char *iv_dtype_name(iv_dtype t);  /* "f32", "bf16", ... */
+IV_API const char *iv_dtype_name(iv_dtype t); /* "f32", "bf16", ... */
 IV_API size_t iv_dtype_bytes(iv_dtype t);
 IV_API bool iv_dtype_is_float(iv_dtype t);
 
@@ -102,12 +105,14 @@ typedef struct iv_config iv_config;
 typedef enum iv_config_type { IV_CFG_STRING, IV_CFG_INT, IV_CFG_FLOAT, IV_CFG_BOOL } iv_config_type;
 IV_API iv_status iv_config_new(iv_config **out);
 IV_API void iv_config_free(iv_config *c);
-/* Sets one key from text.  IV_INVALID: unknown key (names the nearest), or a value out of its type or
- * range; nothing is changed then. */
+/* Sets one key from text.  IV_INVALID: unknown key (names the nearest), or a value out of its type
+ * or range; nothing is changed then. */
 IV_API iv_status iv_config_set(iv_config *c, const char *key, const char *value);
-/* Reads a YAML mapping of (nested) keys.  Unknown and duplicate keys are refused with file and line. */
+/* Reads a YAML mapping of (nested) keys.  Unknown and duplicate keys are refused with file and
+ * line. */
 IV_API iv_status iv_config_load(iv_config *c, const char *path);
-/* Writes all keys as YAML that iv_config_load reads back.  Atomic: temporary file, fsync, rename. */
+/* Writes all keys as YAML that iv_config_load reads back.  Atomic: temporary file, fsync, rename.
+ */
 IV_API iv_status iv_config_save(const iv_config *c, const char *path);
 /* Values by key; the key must be in config.def with that type (a wrong key gives "" / 0). */
 IV_API const char *iv_config_str(const iv_config *c, const char *key);
@@ -128,32 +133,34 @@ IV_API int64_t iv_config_keys(const iv_config_key **out_keys);
 typedef struct iv_dataset iv_dataset;
 typedef enum iv_split { IV_TRAIN, IV_VAL } iv_split;
 typedef struct iv_dataset_info {
-    const char *kind;     /* "text", "idx", "tokens" */
-    bool is_tokens;       /* tokens: x, y i32 [context]; else images: x f32 [shape], y i32 label */
-    iv_shape sample;      /* shape of one x: [context] or [channels, height, width] */
-    int64_t classes;      /* vocabulary or number of labels: every id is below it */
-    int64_t samples[2];   /* windows or images per split: text and tokens: non-overlapping windows */
-    int64_t tokens[2];    /* tokens per split (0 for images) */
+    const char *kind;   /* "text", "idx", "tokens" */
+    bool is_tokens;     /* tokens: x, y i32 [context]; else images: x f32 [shape], y i32 label */
+    iv_shape sample;    /* shape of one x: [context] or [channels, height, width] */
+    int64_t classes;    /* vocabulary or number of labels: every id is below it */
+    int64_t samples[2]; /* windows or images per split: text and tokens: non-overlapping windows */
+    int64_t tokens[2];  /* tokens per split (0 for images) */
 } iv_dataset_info;
-/* Opens "text:FILE", "idx:DIR" (train-images-idx3-ubyte[.gz] ... t10k-...) or "tokens:FILE[,VALFILE]".
- * context: tokens per sample (ignored for images).  val_fraction: the last part of a text or token
- * file kept for validation when no separate file is given. */
+/* Opens "text:FILE", "idx:DIR" (train-images-idx3-ubyte[.gz] ... t10k-...) or
+ * "tokens:FILE[,VALFILE]". context: tokens per sample (ignored for images).  val_fraction: the last
+ * part of a text or token file kept for validation when no separate file is given. */
 IV_API iv_status iv_dataset_open(const char *spec, int64_t context, double val_fraction,
                                  iv_dataset **out);
 IV_API void iv_dataset_close(iv_dataset *d);
 IV_API void iv_dataset_info_get(const iv_dataset *d, iv_dataset_info *out);
-/* Reads the training sample that global sample index `index` (0, 1, 2, ... over the whole run) means
- * under `seed`: text and tokens: a window at a random place (Philox, uniform over all start
+/* Reads the training sample that global sample index `index` (0, 1, 2, ... over the whole run)
+ * means under `seed`: text and tokens: a window at a random place (Philox, uniform over all start
  * positions); images: epoch-wise shuffled without replacement.  A pure function of its arguments.
- * x: i32 [context] or f32 [channels, height, width] in 0..1; y: i32 [context] (next tokens) or i32 [1]. */
+ * x: i32 [context] or f32 [channels, height, width] in 0..1; y: i32 [context] (next tokens) or i32
+ * [1]. */
 IV_API iv_status iv_dataset_train_sample(iv_dataset *d, uint64_t seed, int64_t index, void *x,
                                          int32_t *y);
 /* Reads sample i of a split in file order (text and tokens: window i, not overlapping). */
 IV_API iv_status iv_dataset_sample(iv_dataset *d, iv_split split, int64_t i, void *x, int32_t *y);
 
 /* ---- graph ----
- * Operators append nodes and return values.  They never fail visibly: the first error is kept in the
- * graph with the node's name, later calls return a poisoned value, and iv_graph_status tells it. */
+ * Operators append nodes and return values.  They never fail visibly: the first error is kept in
+ * the graph with the node's name, later calls return a poisoned value, and iv_graph_status tells
+ * it. */
 typedef struct iv_graph iv_graph;
 typedef struct iv_value {
     int32_t id; /* < 0: poisoned */
@@ -171,7 +178,12 @@ IV_API void iv_graph_scope(iv_graph *g, const char *scope);
 IV_API iv_shape iv_value_shape(const iv_graph *g, iv_value v);
 IV_API iv_dtype iv_value_dtype(const iv_graph *g, iv_value v);
 
-typedef enum iv_init_kind { IV_INIT_ZEROS, IV_INIT_ONES, IV_INIT_NORMAL, IV_INIT_UNIFORM } iv_init_kind;
+typedef enum iv_init_kind {
+    IV_INIT_ZEROS,
+    IV_INIT_ONES,
+    IV_INIT_NORMAL,
+    IV_INIT_UNIFORM
+} iv_init_kind;
 typedef struct iv_init {
     iv_init_kind kind;
     double scale; /* NORMAL: standard deviation; UNIFORM: values in [-scale, scale) */
@@ -193,7 +205,8 @@ IV_API iv_value iv_sub(iv_graph *g, iv_value a, iv_value b);
 IV_API iv_value iv_mul(iv_graph *g, iv_value a, iv_value b);
 IV_API iv_value iv_div(iv_graph *g, iv_value a, iv_value b);
 IV_API iv_value iv_pow(iv_graph *g, iv_value a, iv_value b); /* gradient in b needs a > 0 */
-IV_API iv_value iv_maximum(iv_graph *g, iv_value a, iv_value b); /* gradient of a tie goes half to each */
+IV_API iv_value iv_maximum(iv_graph *g, iv_value a,
+                           iv_value b); /* gradient of a tie goes half to each */
 IV_API iv_value iv_minimum(iv_graph *g, iv_value a, iv_value b);
 IV_API iv_value iv_scale(iv_graph *g, iv_value a, double factor);
 IV_API iv_value iv_add_scalar(iv_graph *g, iv_value a, double c);
@@ -212,18 +225,20 @@ IV_API iv_value iv_rsqrt(iv_graph *g, iv_value a);
 IV_API iv_value iv_sin(iv_graph *g, iv_value a);
 IV_API iv_value iv_cos(iv_graph *g, iv_value a);
 IV_API iv_value iv_cast(iv_graph *g, iv_value a, iv_dtype to);
-/* Zeroes elements with probability p in [0, 1) and scales the rest by 1/(1-p).  The mask is a function
- * of (seed, step, global sample index), not of the device.  p = 0 is the identity. */
+/* Zeroes elements with probability p in [0, 1) and scales the rest by 1/(1-p).  The mask is a
+ * function of (seed, step, global sample index), not of the device.  p = 0 is the identity. */
 IV_API iv_value iv_dropout(iv_graph *g, iv_value a, double p);
 
 /* Shape.  One dimension of a reshape may be -1.  Negative axes count from the end. */
 IV_API iv_value iv_reshape(iv_graph *g, iv_value a, iv_shape shape);
-IV_API iv_value iv_transpose(iv_graph *g, iv_value a, const int32_t *axes); /* axes[rank]: out dim i = a dim axes[i] */
+IV_API iv_value iv_transpose(iv_graph *g, iv_value a,
+                             const int32_t *axes); /* axes[rank]: out dim i = a dim axes[i] */
 IV_API iv_value iv_slice(iv_graph *g, iv_value a, int32_t axis, int64_t start, int64_t length);
 IV_API iv_value iv_concat(iv_graph *g, const iv_value *v, int32_t n, int32_t axis); /* n <= 6 */
 IV_API iv_value iv_broadcast(iv_graph *g, iv_value a, iv_shape shape);
 
-/* Reductions over the axes whose bits are set in `axes` (0: all); kept as 1 if keep, else dropped. */
+/* Reductions over the axes whose bits are set in `axes` (0: all); kept as 1 if keep, else dropped.
+ */
 IV_API iv_value iv_sum(iv_graph *g, iv_value a, uint32_t axes, bool keep);
 IV_API iv_value iv_mean(iv_graph *g, iv_value a, uint32_t axes, bool keep);
 IV_API iv_value iv_max(iv_graph *g, iv_value a, uint32_t axes, bool keep);
@@ -236,33 +251,38 @@ IV_API iv_value iv_linear(iv_graph *g, iv_value x, iv_value weight, iv_value bia
 /* Over the last dimension. */
 IV_API iv_value iv_softmax(iv_graph *g, iv_value a);
 IV_API iv_value iv_log_softmax(iv_graph *g, iv_value a);
-/* logits [..., V], targets i32 [...]: -log softmax at the target per row, 0 where target == ignore. */
-IV_API iv_value iv_cross_entropy_rows(iv_graph *g, iv_value logits, iv_value targets, int64_t ignore);
-/* Mean of the above over the targets that are not ignored.  targets must be an input; the graph gets
- * an input scalar with the number of targets that count in the whole optimizer step, which the
+/* logits [..., V], targets i32 [...]: -log softmax at the target per row, 0 where target == ignore.
+ */
+IV_API iv_value iv_cross_entropy_rows(iv_graph *g, iv_value logits, iv_value targets,
+                                      int64_t ignore);
+/* Mean of the above over the targets that are not ignored.  targets must be an input; the graph
+ * gets an input scalar with the number of targets that count in the whole optimizer step, which the
  * trainer fills, so that accumulation and ranks do not change the mean. */
 IV_API iv_value iv_cross_entropy(iv_graph *g, iv_value logits, iv_value targets, int64_t ignore);
 /* Over the last dimension; weight and bias [C]. */
 IV_API iv_value iv_layernorm(iv_graph *g, iv_value x, iv_value weight, iv_value bias, double eps);
 IV_API iv_value iv_rmsnorm(iv_graph *g, iv_value x, iv_value weight, double eps);
-/* x [N, C, ...]; statistics per grain in training.  running_mean, running_var: states [C], updated by
- * r = (1 - momentum) r + momentum batch (variance unbiased).  train false uses the running ones. */
+/* x [N, C, ...]; statistics per grain in training.  running_mean, running_var: states [C], updated
+ * by r = (1 - momentum) r + momentum batch (variance unbiased).  train false uses the running ones.
+ */
 IV_API iv_value iv_batchnorm(iv_graph *g, iv_value x, iv_value weight, iv_value bias,
                              iv_value running_mean, iv_value running_var, double eps,
                              double momentum, bool train);
-IV_API iv_value iv_embedding(iv_graph *g, iv_value weight, iv_value ids); /* [V, C], i32 [...] -> [..., C] */
-/* q [B, Tq, H*D], k, v [B, Tk, H*D] -> [B, Tq, H*D].  scale 0: 1/sqrt(D).  causal: query i sees keys
- * up to i + Tk - Tq.  Never holds Tq x Tk in memory. */
+IV_API iv_value iv_embedding(iv_graph *g, iv_value weight,
+                             iv_value ids); /* [V, C], i32 [...] -> [..., C] */
+/* q [B, Tq, H*D], k, v [B, Tk, H*D] -> [B, Tq, H*D].  scale 0: 1/sqrt(D).  causal: query i sees
+ * keys up to i + Tk - Tq.  Never holds Tq x Tk in memory. */
 IV_API iv_value iv_attention(iv_graph *g, iv_value q, iv_value k, iv_value v, int64_t heads,
                              bool causal, double scale);
 typedef struct iv_window {
     int32_t size[2], stride[2], pad[2]; /* rows, columns; size is unused by convolutions */
 } iv_window;
 /* x [N, C, H, W], weight [O, C/groups, KH, KW] -> [N, O, H', W'].  bias [O], or NULL. */
-IV_API iv_value iv_conv2d(iv_graph *g, iv_value x, iv_value weight, const iv_value *bias, iv_window w,
-                          int32_t groups);
+IV_API iv_value iv_conv2d(iv_graph *g, iv_value x, iv_value weight, const iv_value *bias,
+                          iv_window w, int32_t groups);
 IV_API iv_value iv_max_pool2d(iv_graph *g, iv_value x, iv_window w);
-IV_API iv_value iv_avg_pool2d(iv_graph *g, iv_value x, iv_window w); /* padding counts in the mean */
+IV_API iv_value iv_avg_pool2d(iv_graph *g, iv_value x,
+                              iv_window w); /* padding counts in the mean */
 
 /* The derivative of the loss by a parameter or float input, appended to the graph once by
  * iv_graph_differentiate.  IV_UNSUPPORTED names an operator without a gradient on the way. */
@@ -288,33 +308,37 @@ typedef struct iv_model_io {
 } iv_model_io;
 /* Builds a model's graph for `batch` samples; train false leaves out dropout and takes running
  * statistics.  Called once for each batch size that a run needs. */
-typedef iv_status (*iv_build_fn)(void *ctx, iv_graph *g, int64_t batch, bool train, iv_model_io *out);
+typedef iv_status (*iv_build_fn)(void *ctx, iv_graph *g, int64_t batch, bool train,
+                                 iv_model_io *out);
 typedef struct iv_model_spec {
     const iv_config *config; /* borrowed: the keys model.* */
     iv_shape sample;         /* shape of one x */
     int64_t classes;         /* labels, or vocabulary */
     bool is_tokens;
 } iv_model_spec;
-/* The built-in models "gpt", "cnn", "mlp" (model.name) as an iv_build_fn; ctx is an iv_model_spec. */
-IV_API iv_status iv_model_build(void *spec, iv_graph *g, int64_t batch, bool train, iv_model_io *out);
+/* The built-in models "gpt", "cnn", "mlp" (model.name) as an iv_build_fn; ctx is an iv_model_spec.
+ */
+IV_API iv_status iv_model_build(void *spec, iv_graph *g, int64_t batch, bool train,
+                                iv_model_io *out);
 /* Fills a spec from configuration and data (data NULL: gpt with model.vocab and model.context). */
-IV_API iv_status iv_model_spec_from(const iv_config *c, const iv_dataset_info *data, iv_model_spec *out);
+IV_API iv_status iv_model_spec_from(const iv_config *c, const iv_dataset_info *data,
+                                    iv_model_spec *out);
 
 /* ---- training ---- */
 typedef struct iv_trainer iv_trainer;
 /* What one optimizer step did. */
 typedef struct iv_step_report {
-    int64_t step;        /* optimizer steps applied so far, this one included */
-    double loss;         /* mean over the targets that count, before the update */
-    double grad_norm;    /* L2, unscaled, before clipping */
-    double lr, scale;    /* learning rate used, loss scale */
+    int64_t step;                       /* optimizer steps applied so far, this one included */
+    double loss;                        /* mean over the targets that count, before the update */
+    double grad_norm;                   /* L2, unscaled, before clipping */
+    double lr, scale;                   /* learning rate used, loss scale */
     double samples_per_s, tokens_per_s; /* of this step; tokens 0 for images */
-    int64_t ns;          /* wall time of the step */
-    bool skipped;        /* the precision plugin skipped the update */
+    int64_t ns;                         /* wall time of the step */
+    bool skipped;                       /* the precision plugin skipped the update */
 } iv_step_report;
 
-/* Opens device, plugins and data as the configuration says, builds graph, plan and arenas.  data may
- * be NULL (no training: generate, or iv_trainer_step_on).  build and ctx must stay valid. */
+/* Opens device, plugins and data as the configuration says, builds graph, plan and arenas.  data
+ * may be NULL (no training: generate, or iv_trainer_step_on).  build and ctx must stay valid. */
 IV_API iv_status iv_trainer_open(const iv_config *c, iv_dataset *data, iv_build_fn build, void *ctx,
                                  iv_trainer **out);
 IV_API void iv_trainer_close(iv_trainer *t);
@@ -322,17 +346,20 @@ IV_API void iv_trainer_close(iv_trainer *t);
  * parameters are unchanged then. */
 IV_API iv_status iv_trainer_step(iv_trainer *t, iv_step_report *out);
 /* The same on given samples: x [batch * accumulate, sample], i32 or f32; y i32. */
-IV_API iv_status iv_trainer_step_on(iv_trainer *t, const void *x, const int32_t *y, iv_step_report *out);
+IV_API iv_status iv_trainer_step_on(iv_trainer *t, const void *x, const int32_t *y,
+                                    iv_step_report *out);
 /* Mean loss over the validation data (eval.batches, or all), and for images the share of right
  * answers (accuracy -1 for tokens).  IV_UNAVAILABLE if there is none. */
 IV_API iv_status iv_trainer_evaluate(iv_trainer *t, double *out_loss, double *out_accuracy);
 /* Checkpoints through the plugin out.checkpoint. */
 IV_API iv_status iv_trainer_save(iv_trainer *t, const char *path);
 IV_API iv_status iv_trainer_load(iv_trainer *t, const char *path);
-/* Parameters only, by name, from a safetensors file (for example one that Hugging Face wrote; a prefix
- * "transformer." is accepted).  Every parameter must be there with its shape; others are ignored. */
+/* Parameters only, by name, from a safetensors file (for example one that Hugging Face wrote; a
+ * prefix "transformer." is accepted).  Every parameter must be there with its shape; others are
+ * ignored. */
 IV_API iv_status iv_trainer_load_params(iv_trainer *t, const char *path);
-/* Hex of XXH3-128 over parameters and statistics, or over the optimizer state: 32 digits and NUL. */
+/* Hex of XXH3-128 over parameters and statistics, or over the optimizer state: 32 digits and NUL.
+ */
 IV_API iv_status iv_trainer_hash(iv_trainer *t, bool optimizer_state, char out_hex[33]);
 /* A parameter, or its last gradient (before clipping), as f64.  count: its elements. */
 IV_API int64_t iv_trainer_param_count(const iv_trainer *t);
@@ -343,7 +370,8 @@ typedef enum iv_plan_detail { IV_PLAN_SUMMARY, IV_PLAN_STEPS, IV_PLAN_REFUSED } 
 IV_API iv_status iv_trainer_plan_text(iv_trainer *t, iv_plan_detail detail, char **out_text);
 /* Bytes of device memory by category, as planned; total equals what is allocated. */
 typedef struct iv_memory_report {
-    int64_t parameters, gradients, optimizer, lowered, statistics, inputs, temporaries, other, total;
+    int64_t parameters, gradients, optimizer, lowered, statistics, inputs, temporaries, other,
+        total;
     int64_t allocated; /* by the device's own count */
 } iv_memory_report;
 IV_API void iv_trainer_memory(const iv_trainer *t, iv_memory_report *out);
@@ -372,10 +400,11 @@ typedef struct iv_fit_result {
 } iv_fit_result;
 IV_API iv_status iv_trainer_fit(iv_trainer *t, const iv_fit_callbacks *cb, iv_fit_result *out);
 
-/* Generates n tokens after the prompt (prompt_n >= 1) into out [n].  temperature 0: the most likely;
- * top_k 0: all.  Deterministic in seed. */
-IV_API iv_status iv_trainer_generate(iv_trainer *t, const int32_t *prompt, int64_t prompt_n, int64_t n,
-                                     double temperature, int64_t top_k, uint64_t seed, int32_t *out);
+/* Generates n tokens after the prompt (prompt_n >= 1) into out [n].  temperature 0: the most
+ * likely; top_k 0: all.  Deterministic in seed. */
+IV_API iv_status iv_trainer_generate(iv_trainer *t, const int32_t *prompt, int64_t prompt_n,
+                                     int64_t n, double temperature, int64_t top_k, uint64_t seed,
+                                     int32_t *out);
 
 /* ---- checkpoints and devices, for tools ---- */
 typedef struct iv_ckpt_visitor {
@@ -386,16 +415,16 @@ typedef struct iv_ckpt_visitor {
 /* Reads and verifies a checkpoint, telling what is in it. */
 IV_API iv_status iv_checkpoint_list(const char *path, const iv_ckpt_visitor *v);
 typedef struct iv_device_entry {
-    char name[32];          /* "cpu:0" */
+    char name[32]; /* "cpu:0" */
     char description[128], vendor[64], driver[64], arch[64], notes[256];
     int64_t mem_bytes, mem_free;
     int32_t units;
     bool f64, exact, native_bf16, native_f16;
-    char why[512];          /* backend not usable: the reason (the rest is empty then) */
+    char why[512]; /* backend not usable: the reason (the rest is empty then) */
 } iv_device_entry;
-/* Devices of all backends, and backends that cannot be used with the reason.  The caller frees *out. */
+/* Devices of all backends, and backends that cannot be used with the reason.  The caller frees
+ * *out. */
 IV_API iv_status iv_devices_list(iv_device_entry **out, int64_t *out_n);
-
 
 #ifdef __cplusplus
 }

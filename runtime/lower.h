@@ -1,9 +1,9 @@
 /* lower.h: from a node to launches of portable kernels.
  *
- * One function per operator (lower_*.c), in the table of lower.c.  It is called at plan time when no
- * implementation of the backend took the node.  It may emit several launches and ask for temporaries
- * that live as long as the node.  Inputs arrive contiguous unless lower.c says that the operator reads
- * strided views.
+ * One function per operator (lower_*.c), in the table of lower.c.  It is called at plan time when
+ * no implementation of the backend took the node.  It may emit several launches and ask for
+ * temporaries that live as long as the node.  Inputs arrive contiguous unless lower.c says that the
+ * operator reads strided views.
  */
 #ifndef IV_LOWER_H
 #define IV_LOWER_H
@@ -14,7 +14,7 @@ typedef struct iv__lower iv__lower;
 
 /* A tensor as a kernel sees it. */
 typedef struct iv__view {
-    int32_t value;    /* for iv__emit.buf */
+    int32_t value; /* for iv__emit.buf */
     iv_dtype dtype;
     iv_shape shape;
     int64_t stride[IV_MAX_RANK]; /* elements; row-major when contiguous */
@@ -62,6 +62,7 @@ bool iv__reduce_takes(iv__view x, const iv__node *n);
 
 /* The lowering functions: lower_norm.c, lower_loss.c, lower_reduce.c, lower_matmul.c, lower_conv.c,
  * lower_attention.c, lower_embed.c. */
+/* clang-format off */
 #define IV_LOWERINGS(X)                                                                            \
     X(SUM, reduce, 1) X(MAX, reduce, 1) X(MATMUL, matmul, 1)                                       \
     X(SOFTMAX, softmax, 0) X(SOFTMAX_GRAD, softmax_grad, 0)                                        \
@@ -77,6 +78,7 @@ bool iv__reduce_takes(iv__view x, const iv__node *n);
     X(CONV2D, conv2d, 0) X(CONV2D_DGRAD, conv2d_dgrad, 0) X(CONV2D_WGRAD, conv2d_wgrad, 0)         \
     X(MAX_POOL2D, max_pool2d, 0) X(MAX_POOL2D_GRAD, max_pool2d_grad, 0)                            \
     X(AVG_POOL2D, avg_pool2d, 0) X(AVG_POOL2D_GRAD, avg_pool2d_grad, 0)
+/* clang-format on */
 /* X(OP, function, reads strided inputs) */
 #define X(OP, fn, strided) iv_status iv__lower_##fn(iv__lower *l, const iv__node *n);
 IV_LOWERINGS(X)

@@ -12,20 +12,22 @@ static iv_status check_size(const iv__view *v)
 {
     const int64_t n = iv_shape_count(&v->shape);
     if (n >= INT32_MAX)
-        IV_FAIL(IV_UNSUPPORTED, "convolution: a tensor of %lld elements [hint: lower the batch or accumulate]",
+        IV_FAIL(IV_UNSUPPORTED,
+                "convolution: a tensor of %lld elements [hint: lower the batch or accumulate]",
                 (long long)n);
     return IV_OK;
 }
 
 /* Parameters 0-13, common to all: x [N,C,H,W], weight [O,C/G,KH,KW], y [N,O,OH,OW]. */
-static iv_status conv_emit(const iv__node *n, const iv__view *x, const iv__view *w, const iv__view *y,
-                           const char *kernel, iv__emit *out)
+static iv_status conv_emit(const iv__node *n, const iv__view *x, const iv__view *w,
+                           const iv__view *y, const char *kernel, iv__emit *out)
 {
     IV_TRY(check_size(x));
     IV_TRY(check_size(w));
     IV_TRY(check_size(y));
     const int64_t *a = n->attr, *dx = x->shape.dim, *dw = w->shape.dim, *dy = y->shape.dim;
-    *out = (iv__emit){.file = "conv", .name = kernel,
+    *out = (iv__emit){.file = "conv",
+                      .name = kernel,
                       .n = {dx[0], dx[1], dx[2], dx[3], dw[0], dw[2], dw[3], dy[2], dy[3],
                             a[IV_A_STRIDE], a[IV_A_STRIDE + 1], a[IV_A_PAD], a[IV_A_PAD + 1],
                             a[IV_A_GROUPS]}};
@@ -41,7 +43,8 @@ static void set_sig(iv__emit *e, iv_dtype in, iv_dtype to)
 static iv_status check_types(const char *op, const iv__view *a, const iv__view *b)
 {
     if (a->dtype == b->dtype) return IV_OK;
-    IV_FAIL(IV_UNSUPPORTED, "%s: operands of %s and %s", op, iv_dtype_name(a->dtype), iv_dtype_name(b->dtype));
+    IV_FAIL(IV_UNSUPPORTED, "%s: operands of %s and %s", op, iv_dtype_name(a->dtype),
+            iv_dtype_name(b->dtype));
 }
 
 /* What sums of elements of v are kept in: the type of a bias. */
@@ -74,7 +77,8 @@ iv_status iv__lower_conv2d(iv__lower *l, const iv__node *n)
 
 iv_status iv__lower_conv2d_dgrad(iv__lower *l, const iv__node *n)
 {
-    const iv__view dy = iv__lower_in(l, n, 0), w = iv__lower_in(l, n, 1), dx = iv__lower_out(l, n, 0);
+    const iv__view dy = iv__lower_in(l, n, 0), w = iv__lower_in(l, n, 1),
+                   dx = iv__lower_out(l, n, 0);
     iv__emit e;
     IV_TRY(check_types("conv2d_dgrad", &dy, &w));
     IV_TRY(conv_emit(n, &dx, &w, &dy, "conv2d_dgrad", &e));
@@ -89,13 +93,14 @@ iv_status iv__lower_conv2d_dgrad(iv__lower *l, const iv__node *n)
 
 iv_status iv__lower_conv2d_wgrad(iv__lower *l, const iv__node *n)
 {
-    const iv__view dy = iv__lower_in(l, n, 0), x = iv__lower_in(l, n, 1), dw = iv__lower_out(l, n, 0);
+    const iv__view dy = iv__lower_in(l, n, 0), x = iv__lower_in(l, n, 1),
+                   dw = iv__lower_out(l, n, 0);
     const int64_t grains = iv__lower_segments(l, n), n_w = iv_shape_count(&dw.shape);
     iv__view part;
     iv__emit e;
     if (x.shape.dim[0] % grains != 0)
-        IV_FAIL(IV_INVALID, "conv2d_wgrad: %lld grains do not divide %lld samples", (long long)grains,
-                (long long)x.shape.dim[0]);
+        IV_FAIL(IV_INVALID, "conv2d_wgrad: %lld grains do not divide %lld samples",
+                (long long)grains, (long long)x.shape.dim[0]);
     IV_TRY(check_types("conv2d_wgrad", &dy, &x));
     IV_TRY(iv__lower_temp(l, sum_type(&dy), IV_SHAPE(grains, n_w), &part));
     IV_TRY(conv_emit(n, &x, &dw, &dy, "conv2d_wgrad", &e));
@@ -107,8 +112,12 @@ iv_status iv__lower_conv2d_wgrad(iv__lower *l, const iv__node *n)
     e.n[14] = x.shape.dim[0] / grains;
     e.groups = grains * e.n[13] * tiles(e.n[4] / e.n[13]) * tiles(n_w / e.n[4]);
     IV_TRY(iv__lower_launch(l, &e));
-    iv__emit fold = {.file = "conv", .name = "conv2d_fold", .n_bufs = 2, .buf = {part, dw},
-                     .groups = (n_w + 1023) / 1024, .n = {n_w, grains}};
+    iv__emit fold = {.file = "conv",
+                     .name = "conv2d_fold",
+                     .n_bufs = 2,
+                     .buf = {part, dw},
+                     .groups = (n_w + 1023) / 1024,
+                     .n = {n_w, grains}};
     set_sig(&fold, dy.dtype, dw.dtype);
     return iv__lower_launch(l, &fold);
 }
@@ -119,7 +128,10 @@ static iv_status pool(iv__lower *l, const iv__node *n, const char *kernel, const
 {
     const int64_t *a = n->attr, *dx = x->shape.dim, *dy = y->shape.dim;
     const int64_t count = iv_shape_count(&to->shape);
-    iv__emit e = {.file = "pool", .name = kernel, .n_bufs = n_bufs, .groups = (count + 255) / 256,
+    iv__emit e = {.file = "pool",
+                  .name = kernel,
+                  .n_bufs = n_bufs,
+                  .groups = (count + 255) / 256,
                   .n = {count, dx[2], dx[3], dy[2], dy[3], a[IV_A_SIZE], a[IV_A_SIZE + 1],
                         a[IV_A_STRIDE], a[IV_A_STRIDE + 1], a[IV_A_PAD], a[IV_A_PAD + 1]}};
     for (int32_t i = 0; i < n_bufs; ++i) e.buf[i] = buf[i];

@@ -12,7 +12,8 @@ typedef struct product {
     int64_t m, n, k;
     int64_t ars, acs, brs, bcs;
     int32_t n_dims;
-    int64_t dim[MATMUL_DIMS], a_stride[MATMUL_DIMS], b_stride[MATMUL_DIMS]; /* batch, outermost first */
+    int64_t dim[MATMUL_DIMS], a_stride[MATMUL_DIMS],
+        b_stride[MATMUL_DIMS]; /* batch, outermost first */
 } product;
 
 /* Rows of a take in its batch dimensions from the inside while they follow each other evenly; gives
@@ -32,7 +33,8 @@ static int32_t collapse_rows(const iv__view *a, product *q)
 static iv_status batch_dims(const iv__view *a, const iv__view *b, int32_t n, product *q)
 {
     for (int32_t i = 0; i < n; ++i) {
-        const int64_t size = a->shape.dim[i], sa = a->stride[i], sb = b->shape.rank > 2 ? b->stride[i] : 0;
+        const int64_t size = a->shape.dim[i], sa = a->stride[i],
+                      sb = b->shape.rank > 2 ? b->stride[i] : 0;
         if (size == 1) continue;
         const int32_t last = q->n_dims - 1;
         if (last >= 0 && q->a_stride[last] == sa * size && q->b_stride[last] == sb * size) {
@@ -42,8 +44,10 @@ static iv_status batch_dims(const iv__view *a, const iv__view *b, int32_t n, pro
             continue;
         }
         if (q->n_dims == MATMUL_DIMS)
-            IV_FAIL(IV_UNSUPPORTED, "matmul: more than %d batch dimensions that do not merge [hint: copy an operand]",
-                    MATMUL_DIMS);
+            IV_FAIL(
+                IV_UNSUPPORTED,
+                "matmul: more than %d batch dimensions that do not merge [hint: copy an operand]",
+                MATMUL_DIMS);
         q->dim[q->n_dims] = size;
         q->a_stride[q->n_dims] = sa;
         q->b_stride[q->n_dims++] = sb;
@@ -55,9 +59,12 @@ static iv_status describe(const iv__view *a, const iv__view *b, const iv__node *
 {
     const int32_t ra = a->shape.rank, rb = b->shape.rank;
     const int32_t ta = n->attr[IV_A_TA] != 0, tb = n->attr[IV_A_TB] != 0;
-    *q = (product){.m = a->shape.dim[ra - 2 + ta], .k = a->shape.dim[ra - 1 - ta],
-                   .n = b->shape.dim[rb - 1 - tb], .ars = a->stride[ra - 2 + ta],
-                   .acs = a->stride[ra - 1 - ta], .brs = b->stride[rb - 2 + tb],
+    *q = (product){.m = a->shape.dim[ra - 2 + ta],
+                   .k = a->shape.dim[ra - 1 - ta],
+                   .n = b->shape.dim[rb - 1 - tb],
+                   .ars = a->stride[ra - 2 + ta],
+                   .acs = a->stride[ra - 1 - ta],
+                   .brs = b->stride[rb - 2 + tb],
                    .bcs = b->stride[rb - 1 - tb]};
     const int32_t left = rb == 2 ? collapse_rows(a, q) : ra - 2;
     return batch_dims(a, b, left, q);
@@ -86,17 +93,19 @@ iv_status iv__lower_matmul(iv__lower *l, const iv__node *n)
     IV_TRY(describe(&a, &b, n, &q));
     const int64_t segments = iv__lower_segments(l, n);
     if (q.k % segments != 0)
-        IV_FAIL(IV_INVALID, "matmul: %lld grains do not divide a sum over %lld rows", (long long)segments,
-                (long long)q.k);
+        IV_FAIL(IV_INVALID, "matmul: %lld grains do not divide a sum over %lld rows",
+                (long long)segments, (long long)q.k);
     int64_t batch = 1;
     for (int32_t i = 0; i < q.n_dims; ++i) batch *= q.dim[i];
     iv__view waiting = y;
     if (segments > 1) {
         IV_TRY(iv__lower_temp(l, sums, IV_SHAPE(levels_of(segments), batch, q.m, q.n), &waiting));
     }
-    iv__emit e = {.file = "matmul", .name = "matmul",
+    iv__emit e = {.file = "matmul",
+                  .name = "matmul",
                   .sig = {iv__letter(a.dtype), iv__letter(y.dtype)},
-                  .n_bufs = 5, .buf = {a, b, y, waiting, bias},
+                  .n_bufs = 5,
+                  .buf = {a, b, y, waiting, bias},
                   .groups = batch * ((q.m + 63) / 64) * ((q.n + 63) / 64),
                   .n = {q.m, q.n, q.k / segments, segments, q.ars, q.acs, q.brs, q.bcs}};
     for (int32_t i = 0; i < MATMUL_DIMS; ++i) {

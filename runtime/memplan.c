@@ -1,7 +1,8 @@
 /* memplan.c: static placement of temporaries.
  *
  * Each temporary is live from its first to its last step.  Largest first, each goes to the lowest
- * offset at which it overlaps no placed one that is live at the same time.  Deterministic, O(n^2). */
+ * offset at which it overlaps no placed one that is live at the same time.  Deterministic, O(n^2).
+ */
 #include "plan.h"
 
 enum { ALIGN = 256 };

@@ -1,5 +1,5 @@
-/* nonfinite.c: finds where a step's first infinity or NaN comes from: the plan is run again and what
- * each step wrote is looked at.  Slow, and used only when a step has failed already. */
+/* nonfinite.c: finds where a step's first infinity or NaN comes from: the plan is run again and
+ * what each step wrote is looked at.  Slow, and used only when a step has failed already. */
 #include "trainer.h"
 
 #include "../kernels/portable.h"
@@ -12,9 +12,18 @@ static bool all_finite(const char *host, iv_dtype t, int64_t n)
         float f;
         switch (t) {
         case IV_F64: memcpy(&x, host + 8 * i, 8); break;
-        case IV_F32: memcpy(&f, host + 4 * i, 4); x = (double)f; break;
-        case IV_BF16: memcpy(&h, host + 2 * i, 2); x = (double)iv_from_bf16(h); break;
-        case IV_F16: memcpy(&h, host + 2 * i, 2); x = (double)iv_from_f16(h); break;
+        case IV_F32:
+            memcpy(&f, host + 4 * i, 4);
+            x = (double)f;
+            break;
+        case IV_BF16:
+            memcpy(&h, host + 2 * i, 2);
+            x = (double)iv_from_bf16(h);
+            break;
+        case IV_F16:
+            memcpy(&h, host + 2 * i, 2);
+            x = (double)iv_from_f16(h);
+            break;
         default: return true;
         }
         if (x - x != 0) return false;
@@ -46,10 +55,13 @@ static iv_status check_leaves(iv__plan *p, char *name, size_t size, bool *found)
         const iv__value *value = &p->graph->values[v];
         bool finite;
         if (value->summand_of > 0) continue;
-        if (value->role != IV_ROLE_PARAM && value->role != IV_ROLE_STATE && value->role != IV_ROLE_INPUT) continue;
+        if (value->role != IV_ROLE_PARAM && value->role != IV_ROLE_STATE &&
+            value->role != IV_ROLE_INPUT)
+            continue;
         IV_TRY(check_value(p, v, &finite));
         if (finite) continue;
-        snprintf(name, size, "%s '%s'", value->role == IV_ROLE_INPUT ? "input" : "parameter", value->name);
+        snprintf(name, size, "%s '%s'", value->role == IV_ROLE_INPUT ? "input" : "parameter",
+                 value->name);
         *found = true;
     }
     return IV_OK;

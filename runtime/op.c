@@ -1,7 +1,7 @@
 /* op.c: the table of operators (from ops.def and elem.def) and their shape rules.
  *
- * A rule checks its inputs and sets shape, element type and sample-wise-ness (`batch`) of the outputs.
- * The types here are those of the uncast graph; cast.c sets the final ones. */
+ * A rule checks its inputs and sets shape, element type and sample-wise-ness (`batch`) of the
+ * outputs. The types here are those of the uncast graph; cast.c sets the final ones. */
 #include "graph.h"
 #include "grad.h"
 
@@ -18,7 +18,8 @@ static iv_status mismatch(const iv__value *a, const iv__value *b, const char *ne
 
 static iv_status need_float(const iv__value *v)
 {
-    if (!iv_dtype_is_float(v->dtype)) IV_FAIL(IV_INVALID, "needs a float input, got %s", iv_dtype_name(v->dtype));
+    if (!iv_dtype_is_float(v->dtype))
+        IV_FAIL(IV_INVALID, "needs a float input, got %s", iv_dtype_name(v->dtype));
     return IV_OK;
 }
 
@@ -26,7 +27,8 @@ static iv_status need_rank(const iv__value *v, int32_t least, int32_t most)
 {
     char t[128];
     if (v->shape.rank < least || v->shape.rank > most)
-        IV_FAIL(IV_INVALID, "shape %s: needs %d to %d dimensions", iv__shape_text(&v->shape, t, sizeof(t)), least, most);
+        IV_FAIL(IV_INVALID, "shape %s: needs %d to %d dimensions",
+                iv__shape_text(&v->shape, t, sizeof(t)), least, most);
     return IV_OK;
 }
 
@@ -52,7 +54,8 @@ RULE(same)
 /* As input 1: gradients whose first input is dy and second x. */
 RULE(second)
 {
-    if (iv_shape_count(&IN(0)->shape) != iv_shape_count(&IN(1)->shape)) return mismatch(IN(0), IN(1), "must be equal");
+    if (iv_shape_count(&IN(0)->shape) != iv_shape_count(&IN(1)->shape))
+        return mismatch(IN(0), IN(1), "must be equal");
     like(&out[0], IN(1));
     return IV_OK;
 }
@@ -69,7 +72,8 @@ RULE(elementwise)
         for (int32_t i = 1; i <= r.rank; ++i) {
             int64_t da = i <= a.rank ? a.dim[a.rank - i] : 1;
             int64_t db = i <= b->shape.rank ? b->shape.dim[b->shape.rank - i] : 1;
-            if (da != db && da != 1 && db != 1) return mismatch(IN(0), b, "cannot be broadcast together");
+            if (da != db && da != 1 && db != 1)
+                return mismatch(IN(0), b, "cannot be broadcast together");
             r.dim[r.rank - i] = da == 1 ? db : da;
         }
         /* Sample-wise if an input is, and its sample dimension is the result's. */
@@ -103,8 +107,8 @@ RULE(reshape)
                 iv__shape_text(&IN(0)->shape, ta, sizeof(ta)), iv__shape_text(&s, tb, sizeof(tb)));
     like(&out[0], IN(0));
     out[0].shape = s;
-    /* Rows stay in sample order as long as the new first dimension is at least as fine as the samples
-     * or the old one was cut finer; both keep whole samples contiguous. */
+    /* Rows stay in sample order as long as the new first dimension is at least as fine as the
+     * samples or the old one was cut finer; both keep whole samples contiguous. */
     out[0].batch = IN(0)->batch && s.rank > 0;
     return IV_OK;
 }
@@ -116,7 +120,8 @@ RULE(transpose)
     like(&out[0], IN(0));
     for (int32_t i = 0; i < s->rank; ++i) {
         int64_t a = n->attr[IV_A_AXES + i];
-        if (a < 0 || a >= s->rank || (seen >> a & 1)) IV_FAIL(IV_INVALID, "axis %lld is not one of %d, each once", (long long)a, s->rank);
+        if (a < 0 || a >= s->rank || (seen >> a & 1))
+            IV_FAIL(IV_INVALID, "axis %lld is not one of %d, each once", (long long)a, s->rank);
         seen |= 1u << a;
         out[0].shape.dim[i] = s->dim[a];
     }
@@ -128,7 +133,8 @@ static iv_status check_axis(const iv__value *v, int64_t axis)
 {
     char t[128];
     if (axis < 0 || axis >= v->shape.rank)
-        IV_FAIL(IV_INVALID, "axis %lld of a tensor of shape %s", (long long)axis, iv__shape_text(&v->shape, t, sizeof(t)));
+        IV_FAIL(IV_INVALID, "axis %lld of a tensor of shape %s", (long long)axis,
+                iv__shape_text(&v->shape, t, sizeof(t)));
     return IV_OK;
 }
 
@@ -138,7 +144,8 @@ RULE(slice)
     IV_TRY(check_axis(IN(0), axis));
     int64_t size = IN(0)->shape.dim[axis];
     if (start < 0 || length < 1 || start > size - length)
-        IV_FAIL(IV_INVALID, "slice [%lld, %lld) of a dimension of %lld", (long long)start, (long long)(start + length), (long long)size);
+        IV_FAIL(IV_INVALID, "slice [%lld, %lld) of a dimension of %lld", (long long)start,
+                (long long)(start + length), (long long)size);
     like(&out[0], IN(0));
     out[0].shape.dim[axis] = length;
     out[0].batch = IN(0)->batch && axis != 0;
@@ -174,10 +181,12 @@ RULE(concat)
     like(&out[0], IN(0));
     for (int32_t k = 1; k < n->n_in; ++k) {
         for (int32_t i = 0; i < IN(0)->shape.rank; ++i)
-            if (IN(k)->shape.rank != IN(0)->shape.rank || (i != axis && IN(k)->shape.dim[i] != IN(0)->shape.dim[i]))
+            if (IN(k)->shape.rank != IN(0)->shape.rank ||
+                (i != axis && IN(k)->shape.dim[i] != IN(0)->shape.dim[i]))
                 return mismatch(IN(0), IN(k), "may differ in the joined dimension only");
         if (iv_dtype_is_float(IN(k)->dtype) != iv_dtype_is_float(IN(0)->dtype))
-            IV_FAIL(IV_INVALID, "joining %s and %s", iv_dtype_name(IN(0)->dtype), iv_dtype_name(IN(k)->dtype));
+            IV_FAIL(IV_INVALID, "joining %s and %s", iv_dtype_name(IN(0)->dtype),
+                    iv_dtype_name(IN(k)->dtype));
         out[0].shape.dim[axis] += IN(k)->shape.dim[axis];
         out[0].batch |= IN(k)->batch;
     }
@@ -191,11 +200,13 @@ RULE(reduce)
     const iv_shape *a = &IN(0)->shape;
     int64_t mask = n->attr[IV_A_MASK];
     like(&out[0], IN(0));
-    if (mask >> a->rank) IV_FAIL(IV_INVALID, "axes mask 0x%llx of a tensor of rank %d", (long long)mask, a->rank);
+    if (mask >> a->rank)
+        IV_FAIL(IV_INVALID, "axes mask 0x%llx of a tensor of rank %d", (long long)mask, a->rank);
     out[0].shape.rank = 0;
     for (int32_t i = 0; i < a->rank; ++i) {
         bool reduced = mask >> i & 1;
-        if (!reduced || n->attr[IV_A_KEEP]) out[0].shape.dim[out[0].shape.rank++] = reduced ? 1 : a->dim[i];
+        if (!reduced || n->attr[IV_A_KEEP])
+            out[0].shape.dim[out[0].shape.rank++] = reduced ? 1 : a->dim[i];
     }
     n->segments = IN(0)->batch && (mask & 1) && n->op == IV_OP_SUM;
     out[0].batch = IN(0)->batch && !(mask & 1);
@@ -207,7 +218,8 @@ RULE(matmul)
     const iv__value *a = IN(0), *b = IN(1);
     IV_TRY(need_float(a));
     IV_TRY(need_float(b));
-    if (a->shape.rank < 2 || b->shape.rank < 2) return mismatch(a, b, "a matrix product needs two dimensions each");
+    if (a->shape.rank < 2 || b->shape.rank < 2)
+        return mismatch(a, b, "a matrix product needs two dimensions each");
     bool ta = n->attr[IV_A_TA], tb = n->attr[IV_A_TB];
     int32_t ra = a->shape.rank, rb = b->shape.rank;
     int64_t m = a->shape.dim[ra - 2 + ta], k = a->shape.dim[ra - 1 - ta];
@@ -216,10 +228,12 @@ RULE(matmul)
     if (rb != 2) {
         if (ra != rb) return mismatch(a, b, "the batch dimensions differ");
         for (int32_t i = 0; i < ra - 2; ++i)
-            if (a->shape.dim[i] != b->shape.dim[i]) return mismatch(a, b, "the batch dimensions differ");
+            if (a->shape.dim[i] != b->shape.dim[i])
+                return mismatch(a, b, "the batch dimensions differ");
     } else if (ra > 2 && ta) return mismatch(a, b, "a transposed batch needs a batch on the right");
     if (n->n_in == 3) IV_TRY(need_float(IN(2)));
-    if (n->n_in == 3 && iv_shape_count(&IN(2)->shape) != cols) return mismatch(b, IN(2), "one bias per column");
+    if (n->n_in == 3 && iv_shape_count(&IN(2)->shape) != cols)
+        return mismatch(b, IN(2), "one bias per column");
     like(&out[0], a);
     out[0].shape.dim[ra - 2] = m;
     out[0].shape.dim[ra - 1] = cols;
@@ -298,7 +312,8 @@ RULE(batchnorm)
     IV_TRY(need_rank(IN(0), 2, 4));
     for (int k = 1; k < 3; ++k) IV_TRY(norm_params(IN(0), IN(k), IN(0)->shape.dim[1]));
     if (IN(0)->shape.dim[0] % g->grains)
-        IV_FAIL(IV_INVALID, "%lld samples do not divide into %lld grains", (long long)IN(0)->shape.dim[0], (long long)g->grains);
+        IV_FAIL(IV_INVALID, "%lld samples do not divide into %lld grains",
+                (long long)IN(0)->shape.dim[0], (long long)g->grains);
     like(&out[0], IN(0));
     for (int k = 1; k < 3; ++k) {
         out[k].dtype = IN(0)->dtype;
@@ -354,10 +369,14 @@ RULE(attention)
         IV_TRY(need_float(IN(i)));
         IV_TRY(need_rank(IN(i), 3, 3));
     }
-    if (k->shape.dim[0] != q->shape.dim[0] || k->shape.dim[2] != q->shape.dim[2]) return mismatch(q, k, "q and k differ in batch or width");
+    if (k->shape.dim[0] != q->shape.dim[0] || k->shape.dim[2] != q->shape.dim[2])
+        return mismatch(q, k, "q and k differ in batch or width");
     if (!iv__shape_equal(&v->shape, &k->shape)) return mismatch(k, v, "k and v must be equal");
-    if (heads < 1 || last_dim(q) % heads) IV_FAIL(IV_INVALID, "%lld heads do not divide a width of %lld", (long long)heads, (long long)last_dim(q));
-    if (last_dim(q) / heads > 256) IV_FAIL(IV_INVALID, "heads of %lld: 256 at most", (long long)(last_dim(q) / heads));
+    if (heads < 1 || last_dim(q) % heads)
+        IV_FAIL(IV_INVALID, "%lld heads do not divide a width of %lld", (long long)heads,
+                (long long)last_dim(q));
+    if (last_dim(q) / heads > 256)
+        IV_FAIL(IV_INVALID, "heads of %lld: 256 at most", (long long)(last_dim(q) / heads));
     like(&out[0], q);
     like(&out[1], q);
     out[1].shape = IV_SHAPE(q->shape.dim[0], heads, q->shape.dim[1]);
@@ -372,11 +391,12 @@ RULE(attention_grad)
 }
 
 /* Positions of a window along one axis. */
-static iv_status window_count(int64_t size, int64_t window, int64_t stride, int64_t pad, int64_t *out)
+static iv_status window_count(int64_t size, int64_t window, int64_t stride, int64_t pad,
+                              int64_t *out)
 {
     if (stride < 1 || pad < 0 || window < 1 || window > size + 2 * pad)
-        IV_FAIL(IV_INVALID, "a window of %lld with stride %lld and padding %lld over %lld", (long long)window,
-                (long long)stride, (long long)pad, (long long)size);
+        IV_FAIL(IV_INVALID, "a window of %lld with stride %lld and padding %lld over %lld",
+                (long long)window, (long long)stride, (long long)pad, (long long)size);
     *out = (size + 2 * pad - window) / stride + 1;
     return IV_OK;
 }
@@ -390,12 +410,14 @@ RULE(conv2d)
     IV_TRY(need_rank(x, 4, 4));
     IV_TRY(need_rank(w, 4, 4));
     if (groups < 1 || x->shape.dim[1] != w->shape.dim[1] * groups || w->shape.dim[0] % groups)
-        return mismatch(x, w, "channels and groups do not fit: x [N,C,H,W], weight [O,C/groups,KH,KW]");
+        return mismatch(x, w,
+                        "channels and groups do not fit: x [N,C,H,W], weight [O,C/groups,KH,KW]");
     if (n->n_in == 3) IV_TRY(norm_params(w, IN(2), w->shape.dim[0]));
     like(&out[0], x);
     out[0].shape.dim[1] = w->shape.dim[0];
     for (int k = 0; k < 2; ++k)
-        IV_TRY(window_count(x->shape.dim[2 + k], w->shape.dim[2 + k], n->attr[IV_A_STRIDE + k], n->attr[IV_A_PAD + k], &out[0].shape.dim[2 + k]));
+        IV_TRY(window_count(x->shape.dim[2 + k], w->shape.dim[2 + k], n->attr[IV_A_STRIDE + k],
+                            n->attr[IV_A_PAD + k], &out[0].shape.dim[2 + k]));
     return IV_OK;
 }
 
@@ -410,7 +432,8 @@ RULE(conv2d_dgrad)
 RULE(conv2d_wgrad)
 {
     out[0].dtype = IN(0)->dtype;
-    out[0].shape = IV_SHAPE(IN(0)->shape.dim[1], IN(1)->shape.dim[1] / n->attr[IV_A_GROUPS], n->attr[IV_A_SRC], n->attr[IV_A_SRC + 1]);
+    out[0].shape = IV_SHAPE(IN(0)->shape.dim[1], IN(1)->shape.dim[1] / n->attr[IV_A_GROUPS],
+                            n->attr[IV_A_SRC], n->attr[IV_A_SRC + 1]);
     n->segments = IN(0)->batch;
     return IV_OK;
 }
@@ -423,8 +446,10 @@ RULE(pool2d)
     like(&out[0], x);
     for (int k = 0; k < 2; ++k) {
         if (n->attr[IV_A_PAD + k] * 2 > n->attr[IV_A_SIZE + k])
-            IV_FAIL(IV_INVALID, "padding %lld is more than half of a window of %lld", (long long)n->attr[IV_A_PAD + k], (long long)n->attr[IV_A_SIZE + k]);
-        IV_TRY(window_count(x->shape.dim[2 + k], n->attr[IV_A_SIZE + k], n->attr[IV_A_STRIDE + k], n->attr[IV_A_PAD + k], &out[0].shape.dim[2 + k]));
+            IV_FAIL(IV_INVALID, "padding %lld is more than half of a window of %lld",
+                    (long long)n->attr[IV_A_PAD + k], (long long)n->attr[IV_A_SIZE + k]);
+        IV_TRY(window_count(x->shape.dim[2 + k], n->attr[IV_A_SIZE + k], n->attr[IV_A_STRIDE + k],
+                            n->attr[IV_A_PAD + k], &out[0].shape.dim[2 + k]));
     }
     if (iv__ops[n->op].n_out == 2) {
         out[1] = out[0];
@@ -443,11 +468,23 @@ RULE(pool2d_grad)
 #define G(fn) .grad = iv__grad_##fn
 #define NO_GRAD(why) .no_grad = (why)
 #define O(NAME, id, ins, outs, rule, gradient, cls, text)                                          \
-    [IV_OP_##NAME] = {.name = #id, .n_in = (ins), .n_out = (outs), .infer = infer_##rule, gradient, \
-                      .cast = IV_CAST_##cls, .elementwise = false, .help = (text)},
+    [IV_OP_##NAME] = {.name = #id,                                                                 \
+                      .n_in = (ins),                                                               \
+                      .n_out = (outs),                                                             \
+                      .infer = infer_##rule,                                                       \
+                      gradient,                                                                    \
+                      .cast = IV_CAST_##cls,                                                       \
+                      .elementwise = false,                                                        \
+                      .help = (text)},
 #define E(NAME, id, ins, expr, cls, gradient)                                                      \
-    [IV_OP_##NAME] = {.name = #id, .n_in = (ins), .n_out = 1, .infer = infer_elementwise, gradient, \
-                      .cast = IV_CAST_##cls, .elementwise = true, .help = #expr},
+    [IV_OP_##NAME] = {.name = #id,                                                                 \
+                      .n_in = (ins),                                                               \
+                      .n_out = 1,                                                                  \
+                      .infer = infer_elementwise,                                                  \
+                      gradient,                                                                    \
+                      .cast = IV_CAST_##cls,                                                       \
+                      .elementwise = true,                                                         \
+                      .help = #expr},
 const iv__op_info iv__ops[IV_OP_COUNT] = {
 #include "../kernels/elem.def"
 #include "ops.def"

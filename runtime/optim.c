@@ -12,7 +12,8 @@ double iv__schedule_lr(const iv__schedule *s, int64_t t)
     if (s->kind == IV_SCHEDULE_CONSTANT) return s->lr;
     if (t >= s->total) return s->min_lr;
     double x = (double)(t - s->warmup) / (double)(s->total - s->warmup);
-    double share = s->kind == IV_SCHEDULE_LINEAR ? 1 - x : 0.5 * (1 + iv_cos_d(3.141592653589793 * x));
+    double share =
+        s->kind == IV_SCHEDULE_LINEAR ? 1 - x : 0.5 * (1 + iv_cos_d(3.141592653589793 * x));
     return s->min_lr + share * (s->lr - s->min_lr);
 }
 
@@ -34,7 +35,8 @@ static iv_status make(iv__optim *o)
     IV_TRY(iv__memory_alloc(d, 2 * o->blocks * b, "norm blocks", &o->part_mem));
     IV_TRY(iv__device_kernel(d, "optim", "grad_norm_blocks", sig, &o->norm_blocks));
     IV_TRY(iv__device_kernel(d, "optim", "grad_norm", sig, &o->norm));
-    return iv__device_kernel(d, "optim", o->o.kind == IV_OPTIM_SGD ? "sgd" : "adam", sig, &o->update);
+    return iv__device_kernel(d, "optim", o->o.kind == IV_OPTIM_SGD ? "sgd" : "adam", sig,
+                             &o->update);
 }
 
 iv_status iv__optim_new(iv__store *s, const iv__optim_options *opt, iv__optim **out)
@@ -71,7 +73,8 @@ static iv_status write_hyper(iv__optim *o, const double h[4])
 {
     float f[4];
     for (int i = 0; i < 4; ++i) f[i] = (float)h[i];
-    return iv__device_write(o->store->device, all(&o->hyper_mem), o->store->type == IV_F64 ? (const void *)h : (const void *)f);
+    return iv__device_write(o->store->device, all(&o->hyper_mem),
+                            o->store->type == IV_F64 ? (const void *)h : (const void *)f);
 }
 
 static iv_status read_scalars(iv__optim *o, double s[4])
@@ -83,7 +86,8 @@ static iv_status read_scalars(iv__optim *o, double s[4])
     return IV_OK;
 }
 
-iv_status iv__optim_norm(iv__optim *o, int64_t t, double lr, double inv_scale, double *out_norm, bool *out_finite)
+iv_status iv__optim_norm(iv__optim *o, int64_t t, double lr, double inv_scale, double *out_norm,
+                         bool *out_finite)
 {
     iv__store *s = o->store;
     const iv_backend *vt = s->device->vt;
@@ -93,10 +97,15 @@ iv_status iv__optim_norm(iv__optim *o, int64_t t, double lr, double inv_scale, d
         h[2] = __builtin_sqrt(1 - iv_pow_d(o->o.beta2, (double)(t + 1)));
     }
     IV_TRY(write_hyper(o, h));
-    iv_launch blocks = {.n_bufs = 3, .groups = o->blocks, .buf = {all(&s->grad_mem), all(&o->hyper_mem), all(&o->part_mem)},
+    iv_launch blocks = {.n_bufs = 3,
+                        .groups = o->blocks,
+                        .buf = {all(&s->grad_mem), all(&o->hyper_mem), all(&o->part_mem)},
                         .n = {s->param_elems, o->blocks}};
-    iv_launch norm = {.n_bufs = 3, .groups = 1, .buf = {all(&o->part_mem), all(&o->hyper_mem), all(&o->scalar_mem)},
-                      .n = {o->blocks}, .f = {o->o.clip_norm}};
+    iv_launch norm = {.n_bufs = 3,
+                      .groups = 1,
+                      .buf = {all(&o->part_mem), all(&o->hyper_mem), all(&o->scalar_mem)},
+                      .n = {o->blocks},
+                      .f = {o->o.clip_norm}};
     IV_TRY(vt->launch(s->device->queue, o->norm_blocks, &blocks));
     IV_TRY(vt->launch(s->device->queue, o->norm, &norm));
     IV_TRY(read_scalars(o, r));
@@ -110,11 +119,14 @@ iv_status iv__optim_update(iv__optim *o)
     iv__store *s = o->store;
     const iv__optim_options *p = &o->o;
     bool sgd = p->kind == IV_OPTIM_SGD;
-    iv_launch l = {.n_bufs = 7, .groups = o->blocks,
-                   .buf = {all(&s->param_mem), all(&s->grad_mem), all(&s->moment_mem[0]), all(&s->moment_mem[1]),
-                           all(&o->hyper_mem), all(&o->scalar_mem), all(&s->group_mem)},
+    iv_launch l = {.n_bufs = 7,
+                   .groups = o->blocks,
+                   .buf = {all(&s->param_mem), all(&s->grad_mem), all(&s->moment_mem[0]),
+                           all(&s->moment_mem[1]), all(&o->hyper_mem), all(&o->scalar_mem),
+                           all(&s->group_mem)},
                    .n = {s->param_elems, sgd ? p->nesterov : p->kind == IV_OPTIM_ADAMW},
-                   .f = {sgd ? p->momentum : p->beta1, p->beta2, p->eps, p->weight_decay, p->clip_value, 1 - p->beta1, 1 - p->beta2}};
+                   .f = {sgd ? p->momentum : p->beta1, p->beta2, p->eps, p->weight_decay,
+                         p->clip_value, 1 - p->beta1, 1 - p->beta2}};
     IV_TRY(s->device->vt->launch(s->device->queue, o->update, &l));
     return iv__store_lower(s);
 }

@@ -1,5 +1,5 @@
-/* optim.h: what happens to parameters after the gradients are there: norm, clipping, update, lowering.
- * All of it is launches over arenas (kernels/optim.k). */
+/* optim.h: what happens to parameters after the gradients are there: norm, clipping, update,
+ * lowering. All of it is launches over arenas (kernels/optim.k). */
 #ifndef IV_OPTIM_H
 #define IV_OPTIM_H
 
@@ -19,8 +19,8 @@ typedef struct iv__schedule {
     int64_t warmup, total;
     enum { IV_SCHEDULE_CONSTANT, IV_SCHEDULE_COSINE, IV_SCHEDULE_LINEAR } kind;
 } iv__schedule;
-/* Learning rate of step t = 0, 1, ...: (t+1)/(warmup+1) of lr while t < warmup; then constant, or from
- * lr to min_lr over the rest by half a cosine or a line.  Canonical arithmetic. */
+/* Learning rate of step t = 0, 1, ...: (t+1)/(warmup+1) of lr while t < warmup; then constant, or
+ * from lr to min_lr over the rest by half a cosine or a line.  Canonical arithmetic. */
 double iv__schedule_lr(const iv__schedule *s, int64_t t);
 
 typedef struct iv__optim {
@@ -36,7 +36,8 @@ int32_t iv__optim_moments(const iv__optim_options *o);
 iv_status iv__optim_new(iv__store *s, const iv__optim_options *o, iv__optim **out);
 void iv__optim_free(iv__optim *o);
 /* Norm and finiteness of the gradients, unscaled by inv_scale. */
-iv_status iv__optim_norm(iv__optim *o, int64_t t, double lr, double inv_scale, double *out_norm, bool *out_finite);
+iv_status iv__optim_norm(iv__optim *o, int64_t t, double lr, double inv_scale, double *out_norm,
+                         bool *out_finite);
 /* The update of step t = 0, 1, ... (after iv__optim_norm), and the lowered copies. */
 iv_status iv__optim_update(iv__optim *o);
 

@@ -44,7 +44,8 @@ static iv_status plan_transpose(iv__plan *p, int32_t node, const iv__node *n)
     (void)node;
     const iv__layout *in = &p->layouts[n->in[0]];
     iv__layout out = {.base = in->base, .offset = in->offset};
-    for (int32_t i = 0; i < iv__plan_value(p, n->in[0])->shape.rank; ++i) out.stride[i] = in->stride[n->attr[IV_A_AXES + i]];
+    for (int32_t i = 0; i < iv__plan_value(p, n->in[0])->shape.rank; ++i)
+        out.stride[i] = in->stride[n->attr[IV_A_AXES + i]];
     p->layouts[n->out[0]] = out;
     return IV_OK;
 }
@@ -61,11 +62,13 @@ static iv_status plan_slice(iv__plan *p, int32_t node, const iv__node *n)
 static iv_status plan_broadcast(iv__plan *p, int32_t node, const iv__node *n)
 {
     (void)node;
-    const iv_shape *a = &iv__plan_value(p, n->in[0])->shape, *b = &iv__plan_value(p, n->out[0])->shape;
+    const iv_shape *a = &iv__plan_value(p, n->in[0])->shape,
+                   *b = &iv__plan_value(p, n->out[0])->shape;
     const iv__layout *in = &p->layouts[n->in[0]];
     iv__layout out = {.base = in->base, .offset = in->offset};
     for (int32_t i = 1; i <= a->rank; ++i)
-        out.stride[b->rank - i] = a->dim[a->rank - i] == b->dim[b->rank - i] ? in->stride[a->rank - i] : 0;
+        out.stride[b->rank - i] =
+            a->dim[a->rank - i] == b->dim[b->rank - i] ? in->stride[a->rank - i] : 0;
     p->layouts[n->out[0]] = out;
     return IV_OK;
 }
@@ -98,12 +101,13 @@ static iv_status plan_pad(iv__plan *p, int32_t node, const iv__node *n)
     return iv__plan_add_copy(p, node, n->in[0], n->out[0], &dst);
 }
 
-/* A lone cast of a parameter is the parameter in the lowered arena: made once per update, for all. */
+/* A lone cast of a parameter is the parameter in the lowered arena: made once per update, for all.
+ */
 static bool is_lowered_param(const iv__plan *p, const iv__node *n)
 {
     const iv__value *in = iv__plan_value(p, n->in[0]), *out = iv__plan_value(p, n->out[0]);
-    return n->program->n_ops == 1 && n->program->ops[0].op == IV_OP_CAST && in->role == IV_ROLE_PARAM &&
-           iv_dtype_bytes(out->dtype) < iv_dtype_bytes(in->dtype);
+    return n->program->n_ops == 1 && n->program->ops[0].op == IV_OP_CAST &&
+           in->role == IV_ROLE_PARAM && iv_dtype_bytes(out->dtype) < iv_dtype_bytes(in->dtype);
 }
 
 static iv_status plan_elements(iv__plan *p, int32_t node, const iv__node *n)
@@ -112,18 +116,22 @@ static iv_status plan_elements(iv__plan *p, int32_t node, const iv__node *n)
     if (is_lowered_param(p, n)) {
         IV_TRY(iv__store_lowered(p->store, iv__plan_value(p, out)->dtype));
         iv__plan_own(p, out, IV_ARENA_LOWERED);
-        int64_t i = iv__store_find(p->store->params, p->store->n_params, iv__plan_value(p, n->in[0])->name);
-        p->places[out].offset = p->store->params[i].offset * (int64_t)iv_dtype_bytes(iv__plan_value(p, out)->dtype);
+        int64_t i =
+            iv__store_find(p->store->params, p->store->n_params, iv__plan_value(p, n->in[0])->name);
+        p->places[out].offset =
+            p->store->params[i].offset * (int64_t)iv_dtype_bytes(iv__plan_value(p, out)->dtype);
         return IV_OK;
     }
     iv__plan_own(p, out, IV_ARENA_TEMP);
-    return iv__plan_add_program(p, node, n->program, &iv__plan_value(p, out)->shape, n->in, out, &p->layouts[out]);
+    return iv__plan_add_program(p, node, n->program, &iv__plan_value(p, out)->shape, n->in, out,
+                                &p->layouts[out]);
 }
 
 typedef iv_status plan_fn(iv__plan *, int32_t node, const iv__node *);
 static plan_fn *const structural[IV_OP_COUNT] = {
-    [IV_OP_RESHAPE] = plan_reshape,     [IV_OP_TRANSPOSE] = plan_transpose, [IV_OP_SLICE] = plan_slice,
-    [IV_OP_BROADCAST] = plan_broadcast, [IV_OP_CONCAT] = plan_concat,       [IV_OP_PAD] = plan_pad,
+    [IV_OP_RESHAPE] = plan_reshape,   [IV_OP_TRANSPOSE] = plan_transpose,
+    [IV_OP_SLICE] = plan_slice,       [IV_OP_BROADCAST] = plan_broadcast,
+    [IV_OP_CONCAT] = plan_concat,     [IV_OP_PAD] = plan_pad,
     [IV_OP_ELEMENTS] = plan_elements,
 };
 
@@ -136,15 +144,19 @@ static iv_tensor_desc tensor_desc(const iv__plan *p, int32_t v)
 
 static void describe(const iv__plan *p, const iv__node *n, iv_op_desc *d)
 {
-    *d = (iv_op_desc){.op = iv__ops[n->op].name, .n_in = n->n_in, .n_out = n->n_out,
-                      .segments = n->segments ? p->graph->grains : 1, .invariant = p->device->invariant};
+    *d = (iv_op_desc){.op = iv__ops[n->op].name,
+                      .n_in = n->n_in,
+                      .n_out = n->n_out,
+                      .segments = n->segments ? p->graph->grains : 1,
+                      .invariant = p->device->invariant};
     memcpy(d->attr, n->attr, sizeof(d->attr));
     memcpy(d->fattr, n->fattr, sizeof(d->fattr));
     for (int32_t i = 0; i < n->n_in; ++i) d->in[i] = tensor_desc(p, n->in[i]);
     for (int32_t i = 0; i < n->n_out; ++i) d->out[i] = tensor_desc(p, n->out[i]);
 }
 
-static iv_status add_call(iv__plan *p, int32_t node, const iv__node *n, const iv_impl *impl, void *prepared, int64_t scratch)
+static iv_status add_call(iv__plan *p, int32_t node, const iv__node *n, const iv_impl *impl,
+                          void *prepared, int64_t scratch)
 {
     iv__step step = {.kind = IV_STEP_CALL, .node = node, .impl = impl, .prepared = prepared};
     snprintf(step.label, sizeof(step.label), "%s", impl->name);
@@ -161,14 +173,15 @@ static iv_status add_call(iv__plan *p, int32_t node, const iv__node *n, const iv
     return s;
 }
 
-/* Whether an operator takes input i as the view that it is.  Those that read strided views still want
- * a bias packed, the rows of attention contiguous and few dimensions to reduce. */
+/* Whether an operator takes input i as the view that it is.  Those that read strided views still
+ * want a bias packed, the rows of attention contiguous and few dimensions to reduce. */
 static bool takes_view(const iv__plan *p, const iv__node *n, int32_t i)
 {
     const iv__value *v = iv__plan_value(p, n->in[i]);
     if (!lowerings[n->op].strided) return false;
     if (n->op == IV_OP_MATMUL) return i < 2;
-    if (n->op == IV_OP_SUM || n->op == IV_OP_MAX) return iv__reduce_takes(iv__plan_view(p, n->in[i]), n);
+    if (n->op == IV_OP_SUM || n->op == IV_OP_MAX)
+        return iv__reduce_takes(iv__plan_view(p, n->in[i]), n);
     if (n->op != IV_OP_ATTENTION && n->op != IV_OP_ATTENTION_GRAD) return true;
     return i != 4 && (v->shape.dim[2] == 1 || p->layouts[n->in[i]].stride[2] == 1);
 }
@@ -186,7 +199,8 @@ static iv_status plan_operator(iv__plan *p, int32_t node, iv__node *n)
     describe(p, n, &d);
     IV_TRY(iv__plan_choose(p, n, &d, &impl, &prepared, &scratch));
     if (impl) return add_call(p, node, n, impl, prepared, scratch);
-    if (!lowerings[n->op].fn) IV_FAIL(IV_UNSUPPORTED, "no portable kernel for %s", iv__ops[n->op].name);
+    if (!lowerings[n->op].fn)
+        IV_FAIL(IV_UNSUPPORTED, "no portable kernel for %s", iv__ops[n->op].name);
     return lowerings[n->op].fn(&(iv__lower){p, node}, n);
 }
 
@@ -227,15 +241,18 @@ static iv_status plan_leaves(iv__plan *p)
         } else {
             bool param = value->role == IV_ROLE_PARAM;
             const iv__slot *slots = param ? p->store->params : p->store->states;
-            int64_t n = param ? p->store->n_params : p->store->n_states, i = param ? params++ : states++;
-            if (i >= n || strcmp(slots[i].name, value->name) != 0) i = iv__store_find(slots, n, value->name);
+            int64_t n = param ? p->store->n_params : p->store->n_states,
+                    i = param ? params++ : states++;
+            if (i >= n || strcmp(slots[i].name, value->name) != 0)
+                i = iv__store_find(slots, n, value->name);
             if (i < 0 || slots[i].count != iv_shape_count(&value->shape))
                 IV_FAIL(IV_INTERNAL, "the store has no %s of that shape", value->name);
             p->places[v].arena = param ? IV_ARENA_PARAM : IV_ARENA_STATE;
             p->places[v].offset = slots[i].offset * b;
             if (value->dtype == p->store->type) continue;
             /* Policies whose graph sees the low type: the parameter is its lowered copy. */
-            if (!param) IV_FAIL(IV_INTERNAL, "%s: statistics have the type of the masters", value->name);
+            if (!param)
+                IV_FAIL(IV_INTERNAL, "%s: statistics have the type of the masters", value->name);
             IV_TRY(iv__store_lowered(p->store, value->dtype));
             p->places[v].arena = IV_ARENA_LOWERED;
             p->places[v].offset = slots[i].offset * (int64_t)iv_dtype_bytes(value->dtype);
@@ -248,8 +265,10 @@ static iv_status plan_leaves(iv__plan *p)
 static bool can_move(const iv__plan *p, int32_t v)
 {
     int32_t base = p->layouts[v].base;
-    return p->places[base].arena == IV_ARENA_TEMP && iv__plan_contiguous(p, v) && p->layouts[v].offset == 0 &&
-           iv_shape_count(&iv__plan_value(p, v)->shape) == iv_shape_count(&iv__plan_value(p, base)->shape);
+    return p->places[base].arena == IV_ARENA_TEMP && iv__plan_contiguous(p, v) &&
+           p->layouts[v].offset == 0 &&
+           iv_shape_count(&iv__plan_value(p, v)->shape) ==
+               iv_shape_count(&iv__plan_value(p, base)->shape);
 }
 
 /* Where the gradient of parameter v belongs in its arena, in elements. */
@@ -257,7 +276,8 @@ static int64_t gradient_offset(const iv__plan *p, int32_t v)
 {
     const iv__store *s = p->store;
     const char *name = iv__plan_value(p, v)->name;
-    if (iv__plan_value(p, v)->summand_of > 0) return s->summands[iv__store_find(s->summands, s->n_summands, name)].offset;
+    if (iv__plan_value(p, v)->summand_of > 0)
+        return s->summands[iv__store_find(s->summands, s->n_summands, name)].offset;
     return s->params[iv__store_find(s->params, s->n_params, name)].offset;
 }
 
@@ -298,7 +318,8 @@ static iv_status plan_outputs(iv__plan *p)
 {
     for (int32_t i = 0; i < p->graph->n_outputs; ++i) {
         int32_t v = p->graph->outputs[i].value;
-        if (p->places[p->layouts[v].base].arena == IV_ARENA_INPUT && iv__plan_contiguous(p, v)) continue;
+        if (p->places[p->layouts[v].base].arena == IV_ARENA_INPUT && iv__plan_contiguous(p, v))
+            continue;
         if (can_move(p, v)) {
             place_input(p, p->layouts[v].base);
             continue;
@@ -352,14 +373,17 @@ static void bind_step(const iv__plan *p, iv__step *s)
     for (int32_t k = 0; k < s->n_values; ++k) {
         int32_t v = s->values[k];
         iv_buffer b = iv__plan_range(p, v);
-        int64_t shift = (s->elem_offset[k] - p->layouts[v].offset) * (int64_t)iv_dtype_bytes(iv__plan_value(p, v)->dtype);
+        int64_t shift = (s->elem_offset[k] - p->layouts[v].offset) *
+                        (int64_t)iv_dtype_bytes(iv__plan_value(p, v)->dtype);
         b.offset += shift;
         b.bytes -= shift;
         if (s->kind == IV_STEP_CALL) s->io[k] = b;
         else s->launch.buf[k] = b;
     }
-    if (s->uses_rng) s->launch.buf[s->n_values] = iv__memory_range(&p->uniform_mem, 0, p->uniform_mem.bytes);
-    if (s->kind == IV_STEP_FILL) s->launch.buf[0].bytes = (s->launch.buf[0].bytes + 3) / 4 * 4; /* places are aligned */
+    if (s->uses_rng)
+        s->launch.buf[s->n_values] = iv__memory_range(&p->uniform_mem, 0, p->uniform_mem.bytes);
+    if (s->kind == IV_STEP_FILL)
+        s->launch.buf[0].bytes = (s->launch.buf[0].bytes + 3) / 4 * 4; /* places are aligned */
 }
 
 static iv_status allocate(iv__plan *p, const iv__plan *spare)
@@ -387,7 +411,8 @@ static iv_status build(iv__plan *p, const iv__plan *spare)
     return allocate(p, spare);
 }
 
-iv_status iv__plan_new(iv__store *store, iv_graph *g, int64_t samples, const iv__plan *spare, iv__plan **out)
+iv_status iv__plan_new(iv__store *store, iv_graph *g, int64_t samples, const iv__plan *spare,
+                       iv__plan **out)
 {
     iv__plan *p;
     IV_TRY(iv_graph_status(g));
@@ -409,7 +434,8 @@ void iv__plan_free(iv__plan *p)
 {
     if (!p) return;
     for (int64_t i = 0; i < p->n_steps; ++i)
-        if (p->steps[i].impl && p->steps[i].impl->unprepare) p->steps[i].impl->unprepare(p->steps[i].prepared);
+        if (p->steps[i].impl && p->steps[i].impl->unprepare)
+            p->steps[i].impl->unprepare(p->steps[i].prepared);
     iv__memory_free(&p->input_mem);
     if (!p->temp_borrowed) iv__memory_free(&p->temp_mem);
     iv__memory_free(&p->uniform_mem);

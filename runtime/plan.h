@@ -1,7 +1,7 @@
 /* plan.h: the executable form of a graph: a flat array of steps over arenas.
  *
- * Made once: implementations chosen, layouts (views) resolved, memory placed, kernels built.  Running
- * it allocates nothing and decides nothing. */
+ * Made once: implementations chosen, layouts (views) resolved, memory placed, kernels built.
+ * Running it allocates nothing and decides nothing. */
 #ifndef IV_PLAN_H
 #define IV_PLAN_H
 
@@ -37,12 +37,12 @@ typedef enum iv__step_kind { IV_STEP_LAUNCH, IV_STEP_CALL, IV_STEP_FILL } iv__st
 
 typedef struct iv__step {
     iv__step_kind kind;
-    int32_t node;             /* of the graph, or -1 */
-    char label[64];           /* "softmax_ff", "cpu.gemm", "elements:3" */
+    int32_t node;   /* of the graph, or -1 */
+    char label[64]; /* "softmax_ff", "cpu.gemm", "elements:3" */
     /* LAUNCH */
     void *kernel;
     iv_launch launch;
-    bool uses_rng;            /* the last buffer is the plan's iv_uniforms */
+    bool uses_rng; /* the last buffer is the plan's iv_uniforms */
     /* CALL */
     const iv_impl *impl;
     void *prepared;
@@ -55,24 +55,25 @@ typedef struct iv__step {
 
 typedef struct iv__plan {
     iv__device *device;
-    iv__store *store;   /* borrowed */
-    iv_graph *graph;    /* borrowed; passes have run */
+    iv__store *store; /* borrowed */
+    iv_graph *graph;  /* borrowed; passes have run */
     iv__step *steps;
     int64_t n_steps, cap_steps;
     iv__layout *layouts; /* [values] */
     iv__place *places;   /* [values] */
     int64_t cap_layouts, cap_places;
     iv__memory input_mem, temp_mem, uniform_mem;
-    bool temp_borrowed; /* temp_mem belongs to another plan */
+    bool temp_borrowed;                             /* temp_mem belongs to another plan */
     int64_t input_bytes, temp_bytes, temp_unshared; /* temp_unshared: without reuse */
-    iv__text notes;      /* per node: implementations refused and why */
-    int64_t samples;     /* first dimension of the inputs */
+    iv__text notes;                                 /* per node: implementations refused and why */
+    int64_t samples;                                /* first dimension of the inputs */
 } iv__plan;
 
 /* Builds the plan of a graph on which differentiate (if training), cast and fuse have run.  spare
- * (optional): a plan that never runs at the same time and lives longer: its temporaries' memory is used
- * again if it is large enough. */
-iv_status iv__plan_new(iv__store *store, iv_graph *g, int64_t samples, const iv__plan *spare, iv__plan **out);
+ * (optional): a plan that never runs at the same time and lives longer: its temporaries' memory is
+ * used again if it is large enough. */
+iv_status iv__plan_new(iv__store *store, iv_graph *g, int64_t samples, const iv__plan *spare,
+                       iv__plan **out);
 void iv__plan_free(iv__plan *p);
 /* Enqueues all steps. */
 iv_status iv__plan_run(iv__plan *p);
@@ -88,6 +89,7 @@ void iv__plan_print(const iv__plan *p, iv__text *t, bool refused);
 int64_t iv__memplan(iv__place *places, int64_t n, int64_t *out_unshared);
 /* choose.c: the first implementation of the device that takes node n, prepared; NULL: the portable
  * kernels.  Reasons of refusal are appended to p->notes. */
-iv_status iv__plan_choose(iv__plan *p, const iv__node *n, const iv_op_desc *d, const iv_impl **out, void **out_prepared, int64_t *out_scratch);
+iv_status iv__plan_choose(iv__plan *p, const iv__node *n, const iv_op_desc *d, const iv_impl **out,
+                          void **out_prepared, int64_t *out_scratch);
 
 #endif

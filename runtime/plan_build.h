@@ -13,7 +13,8 @@ struct iv__lower {
 iv_status iv__plan_room(iv__plan *p);
 const iv__value *iv__plan_value(const iv__plan *p, int32_t v);
 void iv__row_major(const iv_shape *s, int64_t *stride);
-/* Whether the elements of v lie in row-major order without gaps (sizes of 1 may have any stride). */
+/* Whether the elements of v lie in row-major order without gaps (sizes of 1 may have any stride).
+ */
 bool iv__plan_contiguous(const iv__plan *p, int32_t v);
 /* v owns its bytes, in row-major order. */
 void iv__plan_own(iv__plan *p, int32_t v, iv__arena arena);
@@ -24,10 +25,11 @@ iv_status iv__plan_add_step(iv__plan *p, const iv__step *s);
 /* One more operand of a step. */
 void iv__plan_add_value(iv__step *s, const iv__plan *p, int32_t v);
 /* A launch of `prog` over shape s, from values in[] to value out laid out as dst. */
-iv_status iv__plan_add_program(iv__plan *p, int32_t node, iv_program *prog, const iv_shape *s, const int32_t *in,
-                               int32_t out, const iv__layout *dst);
+iv_status iv__plan_add_program(iv__plan *p, int32_t node, iv_program *prog, const iv_shape *s,
+                               const int32_t *in, int32_t out, const iv__layout *dst);
 /* Copies value `from` (any view) to elements of `to` laid out as dst, converting the float type. */
-iv_status iv__plan_add_copy(iv__plan *p, int32_t node, int32_t from, int32_t to, const iv__layout *dst);
+iv_status iv__plan_add_copy(iv__plan *p, int32_t node, int32_t from, int32_t to,
+                            const iv__layout *dst);
 iv_status iv__plan_add_fill(iv__plan *p, int32_t node, int32_t v);
 
 #endif

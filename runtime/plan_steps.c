@@ -1,13 +1,15 @@
-/* plan_steps.c: the pieces that planning is made of: layouts of values, and steps that run an element
- * program, copy, fill or launch a portable kernel (the services of lower.h). */
+/* plan_steps.c: the pieces that planning is made of: layouts of values, and steps that run an
+ * element program, copy, fill or launch a portable kernel (the services of lower.h). */
 #include "plan_build.h"
 
 /* ---- values and layouts ---- */
 
 iv_status iv__plan_room(iv__plan *p)
 {
-    IV_TRY(iv__reserve(&p->layouts, &p->cap_layouts, p->graph->n_values, sizeof(*p->layouts), "layouts"));
-    return iv__reserve(&p->places, &p->cap_places, p->graph->n_values, sizeof(*p->places), "places");
+    IV_TRY(iv__reserve(&p->layouts, &p->cap_layouts, p->graph->n_values, sizeof(*p->layouts),
+                       "layouts"));
+    return iv__reserve(&p->places, &p->cap_places, p->graph->n_values, sizeof(*p->places),
+                       "places");
 }
 
 void iv__row_major(const iv_shape *s, int64_t *stride)
@@ -24,7 +26,8 @@ const iv__value *iv__plan_value(const iv__plan *p, int32_t v)
     return &p->graph->values[v];
 }
 
-/* Whether the elements of v lie in row-major order without gaps (sizes of 1 may have any stride). */
+/* Whether the elements of v lie in row-major order without gaps (sizes of 1 may have any stride).
+ */
 bool iv__plan_contiguous(const iv__plan *p, int32_t v)
 {
     const iv_shape *s = &iv__plan_value(p, v)->shape;
@@ -41,15 +44,19 @@ void iv__plan_own(iv__plan *p, int32_t v, iv__arena arena)
     const iv__value *value = iv__plan_value(p, v);
     p->layouts[v] = (iv__layout){.base = v};
     iv__row_major(&value->shape, p->layouts[v].stride);
-    p->places[v] = (iv__place){.arena = arena, .bytes = iv_shape_count(&value->shape) * (int64_t)iv_dtype_bytes(value->dtype),
-                               .first = -1, .last = -1};
+    p->places[v] =
+        (iv__place){.arena = arena,
+                    .bytes = iv_shape_count(&value->shape) * (int64_t)iv_dtype_bytes(value->dtype),
+                    .first = -1,
+                    .last = -1};
 }
 
 iv_status iv__plan_temp(iv__plan *p, iv_dtype t, iv_shape s, int32_t *out)
 {
     iv_graph *g = p->graph;
     IV_TRY(iv__reserve(&g->values, &g->cap_values, g->n_values + 1, sizeof(*g->values), "values"));
-    g->values[g->n_values] = (iv__value){.dtype = t, .shape = s, .node = -1, .grad = -1, .updates = -1, .name = ""};
+    g->values[g->n_values] =
+        (iv__value){.dtype = t, .shape = s, .node = -1, .grad = -1, .updates = -1, .name = ""};
     *out = (int32_t)g->n_values++;
     IV_TRY(iv__plan_room(p));
     iv__plan_own(p, *out, IV_ARENA_TEMP);
@@ -58,7 +65,8 @@ iv_status iv__plan_temp(iv__plan *p, iv_dtype t, iv_shape s, int32_t *out)
 
 iv__view iv__plan_view(const iv__plan *p, int32_t v)
 {
-    iv__view w = {.value = v, .dtype = iv__plan_value(p, v)->dtype, .shape = iv__plan_value(p, v)->shape};
+    iv__view w = {
+        .value = v, .dtype = iv__plan_value(p, v)->dtype, .shape = iv__plan_value(p, v)->shape};
     memcpy(w.stride, p->layouts[v].stride, sizeof(w.stride));
     return w;
 }
@@ -85,7 +93,8 @@ static int32_t collapse(int32_t rank, int64_t *dim, int64_t stride[][IV_MAX_RANK
     for (int32_t i = 0; i < rank; ++i) {
         if (dim[i] == 1) continue;
         bool merge = out > 0;
-        for (int32_t k = 0; merge && k < n; ++k) merge = stride[k][out - 1] == stride[k][i] * dim[i];
+        for (int32_t k = 0; merge && k < n; ++k)
+            merge = stride[k][out - 1] == stride[k][i] * dim[i];
         if (!merge) ++out;
         dim[out - 1] = merge ? dim[out - 1] * dim[i] : dim[i];
         for (int32_t k = 0; k < n; ++k) stride[k][out - 1] = stride[k][i];
@@ -99,7 +108,8 @@ static int32_t collapse(int32_t rank, int64_t *dim, int64_t stride[][IV_MAX_RANK
 }
 
 /* Fills the index space of a program: output dst, inputs broadcast to its shape. */
-static iv_status program_space(const iv__plan *p, iv_program *prog, const iv_shape *s, const iv__layout *dst, const int32_t *in)
+static iv_status program_space(const iv__plan *p, iv_program *prog, const iv_shape *s,
+                               const iv__layout *dst, const int32_t *in)
 {
     int64_t dim[IV_MAX_RANK] = {0}, stride[IV_PROGRAM_INPUTS + 1][IV_MAX_RANK] = {{0}};
     char text[128];
@@ -108,11 +118,13 @@ static iv_status program_space(const iv__plan *p, iv_program *prog, const iv_sha
     for (int32_t k = 0; k < prog->n_in; ++k) {
         const iv_shape *si = &iv__plan_value(p, in[k])->shape;
         for (int32_t i = 1; i <= si->rank; ++i)
-            stride[k][s->rank - i] = si->dim[si->rank - i] == 1 ? 0 : p->layouts[in[k]].stride[si->rank - i];
+            stride[k][s->rank - i] =
+                si->dim[si->rank - i] == 1 ? 0 : p->layouts[in[k]].stride[si->rank - i];
     }
     prog->n_dims = collapse(s->rank, dim, stride, prog->n_in + 1);
     if (prog->n_dims > IV_PROGRAM_DIMS)
-        IV_FAIL(IV_UNSUPPORTED, "an element-wise operator over shape %s needs %d index dimensions, %d are possible",
+        IV_FAIL(IV_UNSUPPORTED,
+                "an element-wise operator over shape %s needs %d index dimensions, %d are possible",
                 iv__shape_text(s, text, sizeof(text)), prog->n_dims, IV_PROGRAM_DIMS);
     for (int32_t i = 0; i < prog->n_dims; ++i) {
         prog->dim[i] = dim[i];
@@ -123,8 +135,8 @@ static iv_status program_space(const iv__plan *p, iv_program *prog, const iv_sha
 }
 
 /* A launch of `prog` over shape s, from values in[] to value out laid out as dst. */
-iv_status iv__plan_add_program(iv__plan *p, int32_t node, iv_program *prog, const iv_shape *s, const int32_t *in, int32_t out,
-                             const iv__layout *dst)
+iv_status iv__plan_add_program(iv__plan *p, int32_t node, iv_program *prog, const iv_shape *s,
+                               const int32_t *in, int32_t out, const iv__layout *dst)
 {
     IV_TRY(program_space(p, prog, s, dst, in));
     int64_t count = iv_shape_count(s);
@@ -147,7 +159,8 @@ static iv_dtype copied_as(iv_dtype t)
 }
 
 /* Copies value `from` (any view) to elements of `to` laid out as dst, converting the float type. */
-iv_status iv__plan_add_copy(iv__plan *p, int32_t node, int32_t from, int32_t to, const iv__layout *dst)
+iv_status iv__plan_add_copy(iv__plan *p, int32_t node, int32_t from, int32_t to,
+                            const iv__layout *dst)
 {
     iv_dtype a = iv__plan_value(p, from)->dtype, b = iv__plan_value(p, to)->dtype;
     iv_program prog;

@@ -1,11 +1,12 @@
 /* plugin.h: the plugin interface, the only header a plugin includes (it brings invar.h and hal.h).
  *
- * There are four kinds: backend, precision, checkpoint, cluster.  Built-in plugins and those in shared
- * libraries use the same descriptor; a library exports `const iv_plugin *invar_plugin(void)`.
- * Compatibility: `abi` is major << 16 | minor.  The major number must match; fields are only ever
- * appended, and `size` / `vtable_size` (sizeof as the plugin was compiled) tell which are there: a
- * missing entry counts as NULL.  Plugins are loaded with RTLD_NOW | RTLD_LOCAL and never unloaded.
- * They call the host through `iv_host` and need no symbol of libinvar.
+ * There are four kinds: backend, precision, checkpoint, cluster.  Built-in plugins and those in
+ * shared libraries use the same descriptor; a library exports `const iv_plugin
+ * *invar_plugin(void)`. Compatibility: `abi` is major << 16 | minor.  The major number must match;
+ * fields are only ever appended, and `size` / `vtable_size` (sizeof as the plugin was compiled)
+ * tell which are there: a missing entry counts as NULL.  Plugins are loaded with RTLD_NOW |
+ * RTLD_LOCAL and never unloaded. They call the host through `iv_host` and need no symbol of
+ * libinvar.
  */
 #ifndef IV_PLUGIN_H
 #define IV_PLUGIN_H
@@ -62,8 +63,9 @@ struct iv_plugin {
  * A precision plugin acts at two moments only: when the graph is compiled (which element type each
  * parameter and operator gets) and after the gradients are there (loss scale, step or skip). */
 typedef enum iv_cast_class {
-    IV_CAST_LOWER,  /* runs in the low type where the policy has one (matmul, convolution, attention) */
-    IV_CAST_F32,    /* needs the full type (losses, sums, statistics) */
+    IV_CAST_LOWER, /* runs in the low type where the policy has one (matmul, convolution, attention)
+                    */
+    IV_CAST_F32,   /* needs the full type (losses, sums, statistics) */
     IV_CAST_WIDEST, /* inputs are promoted to the widest of them (add, concat, ...) */
     IV_CAST_KEEP,   /* runs in the type of its first input */
     IV_CAST_CLASS_COUNT
@@ -73,17 +75,21 @@ typedef enum iv_verdict { IV_STEP, IV_SKIP } iv_verdict;
 typedef struct iv_precision {
     /* Element type of the parameter masters, gradients and optimizer state: IV_F32 or IV_F64. */
     iv_dtype (*master)(void *self);
-    /* Element type of model inputs and parameters as the graph sees them ("true" policies: the low type). */
+    /* Element type of model inputs and parameters as the graph sees them ("true" policies: the low
+     * type). */
     iv_dtype (*compute)(void *self);
     /* What IV_CAST_LOWER means; equal to compute when nothing is lowered. */
     iv_dtype (*low)(void *self);
-    /* Class of operator `op` (its name in ops.def), given the table's default.  NULL: the default. */
+    /* Class of operator `op` (its name in ops.def), given the table's default.  NULL: the default.
+     */
     iv_cast_class (*classify)(void *self, const char *op, iv_cast_class fallback);
     /* Factor on d(loss).  NULL: 1. */
     float (*loss_scale)(void *self);
-    /* After unscaling: decides about the step and may change the scale.  NULL: step, unless non-finite. */
+    /* After unscaling: decides about the step and may change the scale.  NULL: step, unless
+     * non-finite. */
     iv_verdict (*on_grads)(void *self, double grad_norm, bool found_nonfinite);
-    /* State kept in checkpoints, as text.  NULL: none.  save returns the bytes needed; writes if they fit. */
+    /* State kept in checkpoints, as text.  NULL: none.  save returns the bytes needed; writes if
+     * they fit. */
     size_t (*save)(void *self, char *dst, size_t size);
     iv_status (*load)(void *self, const char *src, size_t size);
 } iv_precision;
@@ -103,14 +109,16 @@ typedef struct iv_ckpt {
     const iv_ckpt_tensor *tensors; /* names unique */
     const iv_ckpt_meta *meta;      /* keys unique */
 } iv_ckpt;
-/* Receives a checkpoint while it is read.  `meta` is called for every pair first, then for each tensor
- * `want`, which sets *out_dst to host memory for the tensor's bytes, or to NULL to skip it.  A status
- * other than IV_OK ends the load with that status.  Pointers are valid during the call only. */
+/* Receives a checkpoint while it is read.  `meta` is called for every pair first, then for each
+ * tensor `want`, which sets *out_dst to host memory for the tensor's bytes, or to NULL to skip it.
+ * A status other than IV_OK ends the load with that status.  Pointers are valid during the call
+ * only. */
 typedef struct iv_ckpt_sink {
     void *ctx;
-    iv_status (*meta)(void *ctx, const char *key, const char *value);              /* (optional) */
+    iv_status (*meta)(void *ctx, const char *key, const char *value); /* (optional) */
     iv_status (*want)(void *ctx, const iv_ckpt_tensor *info, void **out_dst);
-    iv_status (*done)(void *ctx, const iv_ckpt_tensor *info, void *dst);           /* (optional) bytes are there */
+    iv_status (*done)(void *ctx, const iv_ckpt_tensor *info,
+                      void *dst); /* (optional) bytes are there */
 } iv_ckpt_sink;
 
 typedef struct iv_checkpoint {
@@ -134,8 +142,8 @@ typedef struct iv_ranks {
     int32_t port;
 } iv_ranks;
 typedef struct iv_cluster {
-    /* 0: not here; else how specific (higher wins).  Environment variables only.  `why` gets one line
-     * naming the variables seen or missing. */
+    /* 0: not here; else how specific (higher wins).  Environment variables only.  `why` gets one
+     * line naming the variables seen or missing. */
     int (*detect)(void *self, char *why, size_t why_size);
     iv_status (*ranks)(void *self, iv_ranks *out);
     /* (optional) Checks the launcher's counts against what the run asks for. */

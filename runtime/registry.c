@@ -1,7 +1,7 @@
 /* registry.c: the lists of plugins (see registry.h and plugin.h).
  *
- * Built-in plugins come from a table that the build writes (builtin.c); there are no constructors, so
- * static linking drops nothing.  Every candidate leaves a line for `invar plugins -v`. */
+ * Built-in plugins come from a table that the build writes (builtin.c); there are no constructors,
+ * so static linking drops nothing.  Every candidate leaves a line for `invar plugins -v`. */
 #include "registry.h"
 
 #include "base.h"
@@ -13,10 +13,10 @@ extern const iv_plugin *const iv__builtin_plugins[]; /* NULL-terminated */
 
 typedef struct entry {
     const iv_plugin *plugin;
-    char name[64];      /* of the plugin, or the file for a refused library */
-    char origin[512];   /* "built in" or the file */
-    char refused[512];  /* why, or "" */
-    char args[128];     /* the initialised instance */
+    char name[64];     /* of the plugin, or the file for a refused library */
+    char origin[512];  /* "built in" or the file */
+    char refused[512]; /* why, or "" */
+    char args[128];    /* the initialised instance */
     void *self;
     bool ready;
 } entry;
@@ -36,7 +36,8 @@ static const char *host_env(const char *name)
 
 const iv_host iv__host = {IV_PLUGIN_ABI, sizeof(iv_host), iv__fail, iv__log, host_env};
 
-static const char *const kind_names[IV_PLUGIN_KIND_COUNT] = {"backend", "precision", "checkpoint", "cluster"};
+static const char *const kind_names[IV_PLUGIN_KIND_COUNT] = {"backend", "precision", "checkpoint",
+                                                             "cluster"};
 
 const char *iv_plugin_kind_name(int32_t kind)
 {
@@ -65,12 +66,13 @@ static const char *check_descriptor(const iv_plugin *p, char *buf, size_t size)
 {
     if (!p) return "invar_plugin() returned NULL";
     if (p->abi >> 16 != IV_PLUGIN_ABI >> 16) {
-        snprintf(buf, size, "its plugin ABI is %u.%u, this host speaks %u.x", p->abi >> 16, p->abi & 0xffffu,
-                 IV_PLUGIN_ABI >> 16);
+        snprintf(buf, size, "its plugin ABI is %u.%u, this host speaks %u.x", p->abi >> 16,
+                 p->abi & 0xffffu, IV_PLUGIN_ABI >> 16);
         return buf;
     }
     if (p->size < sizeof(iv_plugin)) {
-        snprintf(buf, size, "its descriptor has %u bytes, at least %zu are needed", p->size, sizeof(iv_plugin));
+        snprintf(buf, size, "its descriptor has %u bytes, at least %zu are needed", p->size,
+                 sizeof(iv_plugin));
         return buf;
     }
     if (p->kind >= IV_PLUGIN_KIND_COUNT) {
@@ -86,7 +88,9 @@ static iv_status load_library(const char *path)
     ensure_builtin();
     for (int32_t i = 0; i < n_entries; ++i)
         if (strcmp(entries[i].origin, path) == 0)
-            return entries[i].refused[0] ? iv__fail(IV_UNAVAILABLE, "loading plugin %s: %s", path, entries[i].refused) : IV_OK;
+            return entries[i].refused[0]
+                       ? iv__fail(IV_UNAVAILABLE, "loading plugin %s: %s", path, entries[i].refused)
+                       : IV_OK;
     char buf[256];
     const char *why = NULL;
     const iv_plugin *p = NULL;
@@ -122,7 +126,9 @@ static void load_folder(const char *folder)
     }
     for (struct dirent *f; (f = readdir(d));) {
         char path[512];
-        if (!ends_with(f->d_name, ".so") || snprintf(path, sizeof(path), "%s/%s", folder, f->d_name) >= (int)sizeof(path)) continue;
+        if (!ends_with(f->d_name, ".so") ||
+            snprintf(path, sizeof(path), "%s/%s", folder, f->d_name) >= (int)sizeof(path))
+            continue;
         if (load_library(path) != IV_OK) iv__log(IV_LOG_WARN, "%s", iv_error_message());
     }
     closedir(d);
@@ -169,8 +175,8 @@ static iv_status not_found(iv_plugin_kind kind, const char *name)
     for (int32_t i = 0; i < n_entries; ++i)
         if (entries[i].plugin && entries[i].plugin->kind == kind) names[n++] = entries[i].name;
     const char *near = iv__nearest(name, names, n);
-    IV_FAIL(IV_INVALID, "no %s plugin is named '%s'%s%s%s [hint: `invar plugins` lists them]", kind_names[kind], name,
-            near ? "; nearest: '" : "", near ? near : "", near ? "'" : "");
+    IV_FAIL(IV_INVALID, "no %s plugin is named '%s'%s%s%s [hint: `invar plugins` lists them]",
+            kind_names[kind], name, near ? "; nearest: '" : "", near ? near : "", near ? "'" : "");
 }
 
 static iv_status start(entry *e, const char *args, const iv_plugin **out, void **out_self)
@@ -192,7 +198,8 @@ static iv_status start(entry *e, const char *args, const iv_plugin **out, void *
     return IV_OK;
 }
 
-iv_status iv__registry_get(iv_plugin_kind kind, const char *spec, const iv_plugin **out, void **out_self)
+iv_status iv__registry_get(iv_plugin_kind kind, const char *spec, const iv_plugin **out,
+                           void **out_self)
 {
     ensure_builtin();
     load_path_once();
@@ -209,7 +216,8 @@ iv_status iv__registry_get(iv_plugin_kind kind, const char *spec, const iv_plugi
     }
     /* The last one loaded wins, so that a library can replace a built-in plugin. */
     for (int32_t i = n_entries - 1; i >= 0; --i)
-        if (entries[i].plugin && entries[i].plugin->kind == kind && strcmp(entries[i].name, name) == 0)
+        if (entries[i].plugin && entries[i].plugin->kind == kind &&
+            strcmp(entries[i].name, name) == 0)
             return start(&entries[i], args, out, out_self);
     return not_found(kind, name);
 }
@@ -225,9 +233,11 @@ bool iv_plugin_entry(int32_t i, iv_plugin_info *out)
     load_path_once();
     if (i < 0 || i >= n_entries) return false;
     const entry *e = &entries[i];
-    *out = (iv_plugin_info){.kind = e->plugin ? kind_names[e->plugin->kind] : "library", .name = e->name,
+    *out = (iv_plugin_info){.kind = e->plugin ? kind_names[e->plugin->kind] : "library",
+                            .name = e->name,
                             .version = e->plugin && e->plugin->version ? e->plugin->version : "",
                             .summary = e->plugin && e->plugin->summary ? e->plugin->summary : "",
-                            .origin = e->origin, .refused = e->refused};
+                            .origin = e->origin,
+                            .refused = e->refused};
     return true;
 }

@@ -6,9 +6,10 @@
 
 /* The initialised plugin `spec`: a name ("cpu"), or a name with arguments ("async(safetensors)").
  * IV_INVALID names the nearest known one; IV_UNAVAILABLE says why it was refused. */
-iv_status iv__registry_get(iv_plugin_kind kind, const char *spec, const iv_plugin **out, void **out_self);
-/* Loads shared libraries from a comma-separated list (entries with a '/' or ending in ".so"; others are
- * left alone), and once all that INVAR_PLUGIN_PATH holds. */
+iv_status iv__registry_get(iv_plugin_kind kind, const char *spec, const iv_plugin **out,
+                           void **out_self);
+/* Loads shared libraries from a comma-separated list (entries with a '/' or ending in ".so"; others
+ * are left alone), and once all that INVAR_PLUGIN_PATH holds. */
 iv_status iv__registry_load(const char *list);
 /* Host services for plugins. */
 extern const iv_host iv__host;

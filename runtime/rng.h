@@ -1,6 +1,6 @@
 /* rng.h: Philox4x32-10, the counter-based generator of the numerics contract (Salmon, Moraes, Dror,
- * Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011).  key = seed, counter = (stream, step,
- * element): a number is a pure function of these, on every device, in any order. */
+ * Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011).  key = seed, counter = (stream,
+ * step, element): a number is a pure function of these, on every device, in any order. */
 #ifndef IV_RNG_H
 #define IV_RNG_H
 #include "../kernels/portable.h"

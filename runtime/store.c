@@ -18,13 +18,15 @@ static int by_name(const void *a, const void *b)
     return strcmp(((const iv__slot *)a)->name, ((const iv__slot *)b)->name);
 }
 
-/* Slots for the graph's values of a role, or (summands) for parts of gradients, from element `at` on.
- * They lie in the order of their names: C compilers differ in the order in which they evaluate
+/* Slots for the graph's values of a role, or (summands) for parts of gradients, from element `at`
+ * on. They lie in the order of their names: C compilers differ in the order in which they evaluate
  * arguments, so iv_linear(g, x, iv_param(...), iv_param(...), ...) makes either parameter first. */
-static iv_status collect(const iv_graph *g, iv__role role, bool summands, int64_t at, iv__slot **out, int64_t *out_n, int64_t *out_elems)
+static iv_status collect(const iv_graph *g, iv__role role, bool summands, int64_t at,
+                         iv__slot **out, int64_t *out_n, int64_t *out_elems)
 {
     int64_t n = 0;
-    for (int64_t i = 0; i < g->n_values; ++i) n += g->values[i].role == role && (g->values[i].summand_of > 0) == summands;
+    for (int64_t i = 0; i < g->n_values; ++i)
+        n += g->values[i].role == role && (g->values[i].summand_of > 0) == summands;
     iv__slot *slots;
     IV_TRY(iv__calloc(n, sizeof(*slots), "parameters", &slots));
     *out = slots;
@@ -67,13 +69,16 @@ static double initial(const iv__slot *s, int64_t index, uint64_t seed, int64_t i
     case IV_INIT_ONES: return 1;
     case IV_INIT_NORMAL: return (double)(float)(s->init.scale * normal(seed, stream, (uint64_t)i));
     case IV_INIT_UNIFORM:
-        return (double)(float)(s->init.scale * (2.0 * (double)iv_uniform(iv_random_u32(seed, stream, 0, (uint64_t)i)) - 1.0));
+        return (double)(float)(s->init.scale * (2.0 * (double)iv_uniform(iv_random_u32(
+                                                          seed, stream, 0, (uint64_t)i)) -
+                                                1.0));
     case IV_INIT_ZEROS: break;
     }
     return 0;
 }
 
-static iv_status fill_slots(iv__store *st, const iv__slot *slots, int64_t n, const iv__memory *mem, int64_t elems, uint64_t seed)
+static iv_status fill_slots(iv__store *st, const iv__slot *slots, int64_t n, const iv__memory *mem,
+                            int64_t elems, uint64_t seed)
 {
     size_t b = iv_dtype_bytes(st->type);
     char *host;
@@ -84,7 +89,9 @@ static iv_status fill_slots(iv__store *st, const iv__slot *slots, int64_t n, con
             if (st->type == IV_F64) ((double *)host)[slots[k].offset + i] = x;
             else ((float *)host)[slots[k].offset + i] = (float)x;
         }
-    iv_status s = elems ? iv__device_write(st->device, iv__memory_range(mem, 0, elems * (int64_t)b), host) : IV_OK;
+    iv_status s =
+        elems ? iv__device_write(st->device, iv__memory_range(mem, 0, elems * (int64_t)b), host)
+              : IV_OK;
     free(host);
     return s;
 }
@@ -95,10 +102,13 @@ static iv_status fill_groups(iv__store *st, bool decay_all)
     uint8_t *host;
     IV_TRY(iv__calloc(n + 4, 1, "weight decay groups", &host));
     for (int64_t k = 0; k < st->n_params; ++k)
-        for (int64_t i = st->params[k].offset / SLOT_ALIGN; i < (st->params[k].offset + slot_room(st->params[k].count)) / SLOT_ALIGN; ++i)
+        for (int64_t i = st->params[k].offset / SLOT_ALIGN;
+             i < (st->params[k].offset + slot_room(st->params[k].count)) / SLOT_ALIGN; ++i)
             host[i] = st->params[k].decay || decay_all;
-    iv_status s = iv__memory_alloc(st->device, (n + 3) / 4 * 4, "weight decay groups", &st->group_mem);
-    if (s == IV_OK && n) s = iv__device_write(st->device, iv__memory_range(&st->group_mem, 0, n), host);
+    iv_status s =
+        iv__memory_alloc(st->device, (n + 3) / 4 * 4, "weight decay groups", &st->group_mem);
+    if (s == IV_OK && n)
+        s = iv__device_write(st->device, iv__memory_range(&st->group_mem, 0, n), host);
     free(host);
     return s;
 }
@@ -106,22 +116,26 @@ static iv_status fill_groups(iv__store *st, bool decay_all)
 /* The room behind the gradients for their summands. */
 static iv_status collect_summands(iv__store *s, const iv_graph *g)
 {
-    IV_TRY(collect(g, IV_ROLE_PARAM, true, s->param_elems, &s->summands, &s->n_summands, &s->grad_elems));
+    IV_TRY(collect(g, IV_ROLE_PARAM, true, s->param_elems, &s->summands, &s->n_summands,
+                   &s->grad_elems));
     for (int64_t i = 0; i < s->n_summands; ++i) {
         const iv__value *v = &g->values[iv__graph_find(g, s->summands[i].name)];
-        s->summands[i].summand_of = iv__store_find(s->params, s->n_params, g->values[v->summand_of - 1].name);
+        s->summands[i].summand_of =
+            iv__store_find(s->params, s->n_params, g->values[v->summand_of - 1].name);
     }
     return IV_OK;
 }
 
-static iv_status make_arenas(iv__store *s, const iv_graph *g, uint64_t seed, int32_t moments, bool decay_all)
+static iv_status make_arenas(iv__store *s, const iv_graph *g, uint64_t seed, int32_t moments,
+                             bool decay_all)
 {
     IV_TRY(collect(g, IV_ROLE_PARAM, false, 0, &s->params, &s->n_params, &s->param_elems));
     IV_TRY(collect(g, IV_ROLE_STATE, false, 0, &s->states, &s->n_states, &s->state_elems));
     IV_TRY(collect_summands(s, g));
     int64_t b = (int64_t)iv_dtype_bytes(s->type), bytes = s->param_elems * b;
     IV_TRY(iv__memory_alloc(s->device, bytes, "parameters", &s->param_mem));
-    if (g->differentiated) IV_TRY(iv__memory_alloc(s->device, s->grad_elems * b, "gradients", &s->grad_mem));
+    if (g->differentiated)
+        IV_TRY(iv__memory_alloc(s->device, s->grad_elems * b, "gradients", &s->grad_mem));
     IV_TRY(iv__memory_alloc(s->device, s->state_elems * b, "running statistics", &s->state_mem));
     for (int32_t i = 0; i < moments; ++i)
         IV_TRY(iv__memory_alloc(s->device, bytes, "optimizer state", &s->moment_mem[i]));
@@ -130,8 +144,8 @@ static iv_status make_arenas(iv__store *s, const iv_graph *g, uint64_t seed, int
     return fill_slots(s, s->states, s->n_states, &s->state_mem, s->state_elems, seed);
 }
 
-iv_status iv__store_new(iv__device *d, const iv_graph *g, iv_dtype type, uint64_t seed, int32_t moments,
-                        bool decay_all, iv__store **out)
+iv_status iv__store_new(iv__device *d, const iv_graph *g, iv_dtype type, uint64_t seed,
+                        int32_t moments, bool decay_all, iv__store **out)
 {
     iv__store *s;
     IV_TRY(iv__calloc(1, sizeof(*s), "the store", &s));
@@ -155,8 +169,8 @@ static void free_slots(iv__slot *slots, int64_t n)
 void iv__store_free(iv__store *s)
 {
     if (!s) return;
-    iv__memory *all[] = {&s->param_mem, &s->grad_mem, &s->state_mem, &s->moment_mem[0], &s->moment_mem[1],
-                         &s->group_mem, &s->lowered_mem};
+    iv__memory *all[] = {&s->param_mem,     &s->grad_mem,  &s->state_mem,  &s->moment_mem[0],
+                         &s->moment_mem[1], &s->group_mem, &s->lowered_mem};
     for (int64_t i = 0; i < IV_COUNT(all); ++i) iv__memory_free(all[i]);
     free_slots(s->params, s->n_params);
     free_slots(s->states, s->n_states);
@@ -184,9 +198,11 @@ iv_status iv__store_lowered(iv__store *s, iv_dtype t)
 {
     if (s->lower_kernel && s->lowered_type == t) return IV_OK;
     if (s->lower_kernel)
-        IV_FAIL(IV_UNSUPPORTED, "lowering parameters to %s: the run lowers them to %s already", iv_dtype_name(t), iv_dtype_name(s->lowered_type));
+        IV_FAIL(IV_UNSUPPORTED, "lowering parameters to %s: the run lowers them to %s already",
+                iv_dtype_name(t), iv_dtype_name(s->lowered_type));
     iv_program p = cast_program(s->type, t, s->param_elems);
-    IV_TRY(iv__memory_alloc(s->device, s->param_elems * (int64_t)iv_dtype_bytes(t), "lowered parameters", &s->lowered_mem));
+    IV_TRY(iv__memory_alloc(s->device, s->param_elems * (int64_t)iv_dtype_bytes(t),
+                            "lowered parameters", &s->lowered_mem));
     IV_TRY(iv__device_program(s->device, &p, &s->lower_kernel));
     s->lowered_type = t;
     return iv__store_lower(s);
@@ -195,8 +211,10 @@ iv_status iv__store_lowered(iv__store *s, iv_dtype t)
 iv_status iv__store_lower(iv__store *s)
 {
     if (!s->lower_kernel || !s->param_elems) return IV_OK;
-    iv_launch l = {.n_bufs = 2, .groups = (s->param_elems + IV_PROGRAM_TILE - 1) / IV_PROGRAM_TILE,
-                   .buf = {iv__memory_range(&s->param_mem, 0, s->param_mem.bytes), iv__memory_range(&s->lowered_mem, 0, s->lowered_mem.bytes)}};
+    iv_launch l = {.n_bufs = 2,
+                   .groups = (s->param_elems + IV_PROGRAM_TILE - 1) / IV_PROGRAM_TILE,
+                   .buf = {iv__memory_range(&s->param_mem, 0, s->param_mem.bytes),
+                           iv__memory_range(&s->lowered_mem, 0, s->lowered_mem.bytes)}};
     return s->device->vt->launch(s->device->queue, s->lower_kernel, &l);
 }
 
@@ -210,7 +228,8 @@ int64_t iv__store_find(const iv__slot *slots, int64_t n, const char *name)
 /* ---- hash ---- */
 
 /* Feeds the slots of one arena, in order of their names. */
-static iv_status hash_slots(iv__store *s, XXH3_state_t *h, const iv__slot *slots, int64_t n, const iv__memory *mem)
+static iv_status hash_slots(iv__store *s, XXH3_state_t *h, const iv__slot *slots, int64_t n,
+                            const iv__memory *mem)
 {
     int64_t b = (int64_t)iv_dtype_bytes(s->type), most = 0;
     char *host = NULL;

@@ -1,8 +1,8 @@
 /* store.h: what lives as long as a training run: parameters, gradients, optimizer state, lowered
  * copies and running statistics, each one contiguous arena in device memory.
  *
- *   params   | w0 ....| w1 ..| w2 ........|     masters in the order of their names, each at a multiple of 64 elements,
- *   grads    | same layout                |     the gap behind it zero
+ *   params   | w0 ....| w1 ..| w2 ........|     masters in the order of their names, each at a
+ * multiple of 64 elements, grads    | same layout                |     the gap behind it zero
  *   moments  | same layout, 0 to 2 times  |
  *   lowered  | same layout, 16-bit        |     made by one launch after each update
  *
@@ -26,7 +26,8 @@ typedef struct iv__store {
     iv__device *device;
     iv_dtype type; /* of masters, gradients, moments, statistics */
     iv__slot *params, *states;
-    iv__slot *summands; /* parts of gradients (iv__graph_split_gradients), behind the others in grad_mem */
+    iv__slot *summands; /* parts of gradients (iv__graph_split_gradients), behind the others in
+                           grad_mem */
     int64_t n_params, n_states, n_summands;
     int64_t param_elems, state_elems, grad_elems; /* arena sizes in elements */
     iv__memory param_mem, grad_mem, state_mem, moment_mem[2], group_mem;
@@ -35,10 +36,11 @@ typedef struct iv__store {
     void *lower_kernel;
 } iv__store;
 
-/* Makes the arenas for the parameters and states of a differentiated, cast graph, with initial values:
- * Philox(seed, stream IV__STREAM_INIT + index << 8).  moments: 0 to 2.  decay_all: bit 0 of all groups. */
-iv_status iv__store_new(iv__device *d, const iv_graph *g, iv_dtype type, uint64_t seed, int32_t moments,
-                        bool decay_all, iv__store **out);
+/* Makes the arenas for the parameters and states of a differentiated, cast graph, with initial
+ * values: Philox(seed, stream IV__STREAM_INIT + index << 8).  moments: 0 to 2.  decay_all: bit 0 of
+ * all groups. */
+iv_status iv__store_new(iv__device *d, const iv_graph *g, iv_dtype type, uint64_t seed,
+                        int32_t moments, bool decay_all, iv__store **out);
 void iv__store_free(iv__store *s);
 /* The lowered arena in type t, made on first use.  IV_UNSUPPORTED if another type is in use. */
 iv_status iv__store_lowered(iv__store *s, iv_dtype t);

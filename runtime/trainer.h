@@ -41,8 +41,8 @@ struct iv_trainer {
     /* One step's samples on the host, and the tree of passes. */
     char *x;
     int32_t *y;
-    double *wide; /* [batch, sample] when the model computes in f64 */
-    size_t x_bytes; /* per sample */
+    double *wide;    /* [batch, sample] when the model computes in f64 */
+    size_t x_bytes;  /* per sample */
     int64_t y_count; /* per sample */
     iv__memory tree[IV__TREE_LEVELS];
     void *add_kernel, **summand_kernels; /* [store->n_summands] */
@@ -50,14 +50,18 @@ struct iv_trainer {
 };
 
 /* trainer.c */
-iv_status iv__trainer_program(iv_trainer *t, int64_t batch, bool train, int64_t grains, iv__program *out);
+iv_status iv__trainer_program(iv_trainer *t, int64_t batch, bool train, int64_t grains,
+                              iv__program *out);
 void iv__program_free(iv__program *p);
 /* Writes samples, targets and the number of targets that count. */
-iv_status iv__program_feed(iv_trainer *t, iv__program *p, const char *x, const int32_t *y, double norm, double scale);
+iv_status iv__program_feed(iv_trainer *t, iv__program *p, const char *x, const int32_t *y,
+                           double norm, double scale);
 iv_status iv__program_loss(iv_trainer *t, const iv__program *p, double *out);
 int64_t iv__count_targets(const iv__program *p, const int32_t *y, int64_t n);
-iv_status iv__trainer_check_ids(const iv_trainer *t, const char *x, const int32_t *y, int64_t samples);
-/* nonfinite.c: runs the plan again, step by step, and names the first node with an infinity or NaN. */
+iv_status iv__trainer_check_ids(const iv_trainer *t, const char *x, const int32_t *y,
+                                int64_t samples);
+/* nonfinite.c: runs the plan again, step by step, and names the first node with an infinity or NaN.
+ */
 iv_status iv__plan_first_nonfinite(iv__plan *p, char *out_name, size_t size);
 
 #endif

@@ -13,7 +13,8 @@ static const char *const moment_prefix[2] = {"optim.m.", "optim.v."};
 static iv_status plugin_of(const iv_config *c, const iv_checkpoint **out, void **out_self)
 {
     const iv_plugin *p;
-    IV_TRY(iv__registry_get(IV_PLUGIN_CHECKPOINT, iv_config_str(c, "out.checkpoint"), &p, out_self));
+    IV_TRY(
+        iv__registry_get(IV_PLUGIN_CHECKPOINT, iv_config_str(c, "out.checkpoint"), &p, out_self));
     *out = p->vtable;
     return IV_OK;
 }
@@ -23,20 +24,25 @@ static iv_status plugin_of(const iv_config *c, const iv_checkpoint **out, void *
 typedef struct saver {
     iv_ckpt_tensor *tensors;
     int64_t n, cap;
-    iv__text names;   /* storage of composed names */
-    char *data;       /* host copies, in order */
+    iv__text names; /* storage of composed names */
+    char *data;     /* host copies, in order */
     int64_t bytes, at;
 } saver;
 
 /* Appends the slots of one arena; its bytes are read into s->data. */
-static iv_status add_slots(iv_trainer *t, saver *s, const iv__slot *slots, int64_t n, const iv__memory *m, const char *prefix)
+static iv_status add_slots(iv_trainer *t, saver *s, const iv__slot *slots, int64_t n,
+                           const iv__memory *m, const char *prefix)
 {
     for (int64_t i = 0; m->mem && i < n; ++i) {
         char *name;
-        IV_TRY(iv__calloc((int64_t)(strlen(prefix) + strlen(slots[i].name) + 1), 1, "a name", &name));
+        IV_TRY(
+            iv__calloc((int64_t)(strlen(prefix) + strlen(slots[i].name) + 1), 1, "a name", &name));
         sprintf(name, "%s%s", prefix, slots[i].name);
         iv_buffer b = iv__slot_range(m, &slots[i], t->store->type);
-        s->tensors[s->n++] = (iv_ckpt_tensor){.name = name, .dtype = t->store->type, .shape = slots[i].shape, .data = s->data + s->at};
+        s->tensors[s->n++] = (iv_ckpt_tensor){.name = name,
+                                              .dtype = t->store->type,
+                                              .shape = slots[i].shape,
+                                              .data = s->data + s->at};
         IV_TRY(iv__device_read(t->device, s->data + s->at, b));
         s->at += b.bytes;
     }
@@ -48,11 +54,13 @@ static iv_status gather(iv_trainer *t, saver *s)
     const iv__store *st = t->store;
     int64_t n = st->n_params * 3 + st->n_states;
     IV_TRY(iv__calloc(n, sizeof(*s->tensors), "a checkpoint's index", &s->tensors));
-    s->bytes = st->param_mem.bytes + st->state_mem.bytes + st->moment_mem[0].bytes + st->moment_mem[1].bytes;
+    s->bytes = st->param_mem.bytes + st->state_mem.bytes + st->moment_mem[0].bytes +
+               st->moment_mem[1].bytes;
     IV_TRY(iv__calloc(s->bytes, 1, "a checkpoint", &s->data));
     IV_TRY(add_slots(t, s, st->params, st->n_params, &st->param_mem, ""));
     IV_TRY(add_slots(t, s, st->states, st->n_states, &st->state_mem, ""));
-    for (int i = 0; i < 2; ++i) IV_TRY(add_slots(t, s, st->params, st->n_params, &st->moment_mem[i], moment_prefix[i]));
+    for (int i = 0; i < 2; ++i)
+        IV_TRY(add_slots(t, s, st->params, st->n_params, &st->moment_mem[i], moment_prefix[i]));
     return IV_OK;
 }
 
@@ -64,7 +72,8 @@ static iv_status precision_state(iv_trainer *t, char **out)
     return IV_OK;
 }
 
-static iv_status write_checkpoint(iv_trainer *t, const saver *s, const char *state, const char *path)
+static iv_status write_checkpoint(iv_trainer *t, const saver *s, const char *state,
+                                  const char *path)
 {
     char step[32], samples[32], seed[32], grains[32];
     snprintf(step, sizeof(step), "%" PRId64, t->step);
@@ -73,16 +82,26 @@ static iv_status write_checkpoint(iv_trainer *t, const saver *s, const char *sta
     snprintf(grains, sizeof(grains), "%" PRId64, t->grains);
     const iv_ckpt_meta meta[] = {
         {"format", "pt"}, /* what Hugging Face's loader asks for */
-        {"invar.version", iv_version()}, {"invar.step", step}, {"invar.samples", samples}, {"invar.seed", seed},
-        {"invar.grains", grains}, {"invar.type", iv_dtype_name(t->store->type)}, {"invar.precision", t->precision_name},
-        {"invar.precision_state", state}, {"invar.optimizer", iv_config_str(t->config, "optim.name")},
-        {"invar.device", t->device->info.name}, {"invar.arch", t->device->info.arch},
+        {"invar.version", iv_version()},
+        {"invar.step", step},
+        {"invar.samples", samples},
+        {"invar.seed", seed},
+        {"invar.grains", grains},
+        {"invar.type", iv_dtype_name(t->store->type)},
+        {"invar.precision", t->precision_name},
+        {"invar.precision_state", state},
+        {"invar.optimizer", iv_config_str(t->config, "optim.name")},
+        {"invar.device", t->device->info.name},
+        {"invar.arch", t->device->info.arch},
         {"invar.numerics", t->device->invariant ? "invariant" : "fast"},
     };
     const iv_checkpoint *vt;
     void *self;
     IV_TRY(plugin_of(t->config, &vt, &self));
-    return vt->save(self, path, &(iv_ckpt){.n_tensors = s->n, .n_meta = IV_COUNT(meta), .tensors = s->tensors, .meta = meta});
+    return vt->save(
+        self, path,
+        &(iv_ckpt){
+            .n_tensors = s->n, .n_meta = IV_COUNT(meta), .tensors = s->tensors, .meta = meta});
 }
 
 iv_status iv_trainer_save(iv_trainer *t, const char *path)
@@ -105,7 +124,7 @@ iv_status iv_trainer_save(iv_trainer *t, const char *path)
 typedef struct loader {
     iv_trainer *t;
     bool params_only;
-    char *data[4];      /* params, states, m, v: host images of the arenas */
+    char *data[4]; /* params, states, m, v: host images of the arenas */
     uint8_t *seen[4];
     int64_t step, samples, grains;
     uint64_t seed;
@@ -120,8 +139,10 @@ static iv_status load_meta(void *ctx, const char *key, const char *value)
     if (strcmp(key, "invar.samples") == 0) l->samples = strtoll(value, NULL, 10);
     if (strcmp(key, "invar.grains") == 0) l->grains = strtoll(value, NULL, 10);
     if (strcmp(key, "invar.seed") == 0) l->seed = strtoull(value, NULL, 10);
-    if (strcmp(key, "invar.precision") == 0) snprintf(l->precision, sizeof(l->precision), "%s", value);
-    if (strcmp(key, "invar.optimizer") == 0) snprintf(l->optimizer, sizeof(l->optimizer), "%s", value);
+    if (strcmp(key, "invar.precision") == 0)
+        snprintf(l->precision, sizeof(l->precision), "%s", value);
+    if (strcmp(key, "invar.optimizer") == 0)
+        snprintf(l->optimizer, sizeof(l->optimizer), "%s", value);
     if (strcmp(key, "invar.precision_state") == 0) {
         free(l->state);
         IV_TRY(iv__strdup(value, &l->state));
@@ -159,10 +180,13 @@ static iv_status load_want(void *ctx, const iv_ckpt_tensor *info, void **out_dst
     const iv__slot *slot = arena == 1 ? &l->t->store->states[i] : &l->t->store->params[i];
     if (!iv__shape_equal(&slot->shape, &info->shape))
         IV_FAIL(IV_INVALID, "tensor %s has shape %s in the file and %s in the model", info->name,
-                iv__shape_text(&info->shape, a, sizeof(a)), iv__shape_text(&slot->shape, b, sizeof(b)));
+                iv__shape_text(&info->shape, a, sizeof(a)),
+                iv__shape_text(&slot->shape, b, sizeof(b)));
     if (info->dtype != l->t->store->type && !(info->dtype == IV_F32 && l->t->store->type == IV_F64))
-        IV_FAIL(IV_INVALID, "tensor %s is %s in the file, the run keeps %s [hint: --precision as in the run that wrote it]", info->name,
-                iv_dtype_name(info->dtype), iv_dtype_name(l->t->store->type));
+        IV_FAIL(IV_INVALID,
+                "tensor %s is %s in the file, the run keeps %s [hint: --precision as in the run "
+                "that wrote it]",
+                info->name, iv_dtype_name(info->dtype), iv_dtype_name(l->t->store->type));
     l->seen[arena][i] = 1;
     *out_dst = l->data[arena] + (size_t)slot->offset * iv_dtype_bytes(l->t->store->type);
     return IV_OK;
@@ -197,7 +221,8 @@ static iv_status check_complete(const loader *l)
         int64_t n = a == 1 ? s->n_states : s->n_params;
         for (int64_t i = 0; l->data[a] && i < n; ++i)
             if (!l->seen[a][i])
-                IV_FAIL(IV_INVALID, "the file lacks tensor %s%s, which the model needs", a >= 2 ? moment_prefix[a - 2] : "", slots[i].name);
+                IV_FAIL(IV_INVALID, "the file lacks tensor %s%s, which the model needs",
+                        a >= 2 ? moment_prefix[a - 2] : "", slots[i].name);
     }
     return IV_OK;
 }
@@ -205,15 +230,23 @@ static iv_status check_complete(const loader *l)
 static iv_status check_run(const loader *l)
 {
     const iv_trainer *t = l->t;
-    if (l->step < 0) IV_FAIL(IV_INVALID, "the file holds no training state [hint: --set model.init=FILE starts from parameters]");
-    if (l->seed != t->seed) IV_FAIL(IV_INVALID, "the run was started with --seed %" PRIu64 ", not %" PRIu64, l->seed, t->seed);
+    if (l->step < 0)
+        IV_FAIL(IV_INVALID, "the file holds no training state [hint: --set model.init=FILE starts "
+                            "from parameters]");
+    if (l->seed != t->seed)
+        IV_FAIL(IV_INVALID, "the run was started with --seed %" PRIu64 ", not %" PRIu64, l->seed,
+                t->seed);
     if (l->grains != t->grains)
-        IV_FAIL(IV_INVALID, "the run has %lld grains, not %lld [hint: --grains %lld]", (long long)l->grains, (long long)t->grains, (long long)l->grains);
+        IV_FAIL(IV_INVALID, "the run has %lld grains, not %lld [hint: --grains %lld]",
+                (long long)l->grains, (long long)t->grains, (long long)l->grains);
     if (strcmp(l->precision, t->precision_name) != 0)
-        IV_FAIL(IV_INVALID, "the run has --precision %s, not %s [hint: --set model.init=FILE starts a new run from its parameters]",
+        IV_FAIL(IV_INVALID,
+                "the run has --precision %s, not %s [hint: --set model.init=FILE starts a new run "
+                "from its parameters]",
                 l->precision, t->precision_name);
     if (strcmp(l->optimizer, iv_config_str(t->config, "optim.name")) != 0)
-        IV_FAIL(IV_INVALID, "the run used optimizer %s, not %s", l->optimizer, iv_config_str(t->config, "optim.name"));
+        IV_FAIL(IV_INVALID, "the run used optimizer %s, not %s", l->optimizer,
+                iv_config_str(t->config, "optim.name"));
     return IV_OK;
 }
 
@@ -221,11 +254,14 @@ static iv_status put_back(loader *l)
 {
     iv_trainer *t = l->t;
     for (int a = 0; a < 4; ++a)
-        if (l->data[a]) IV_TRY(iv__device_write(t->device, iv__memory_range(arena_of(t, a), 0, arena_of(t, a)->bytes), l->data[a]));
+        if (l->data[a])
+            IV_TRY(iv__device_write(
+                t->device, iv__memory_range(arena_of(t, a), 0, arena_of(t, a)->bytes), l->data[a]));
     if (!l->params_only) {
         t->step = l->step;
         t->samples_seen = l->samples;
-        if (t->precision->load && l->state) IV_TRY(t->precision->load(t->precision_self, l->state, strlen(l->state)));
+        if (t->precision->load && l->state)
+            IV_TRY(t->precision->load(t->precision_self, l->state, strlen(l->state)));
     }
     return iv__store_lower(t->store);
 }
@@ -242,7 +278,9 @@ static iv_status load_from(loader *l, const char *path)
         IV_TRY(iv__calloc(bytes, 1, "a checkpoint", &l->data[a]));
         IV_TRY(iv__calloc(n, 1, "marks", &l->seen[a]));
     }
-    IV_TRY(vt->load(self, path, &(iv_ckpt_sink){.ctx = l, .meta = load_meta, .want = load_want, .done = load_done}));
+    IV_TRY(vt->load(
+        self, path,
+        &(iv_ckpt_sink){.ctx = l, .meta = load_meta, .want = load_want, .done = load_done}));
     IV_TRY(check_complete(l));
     if (!l->params_only) IV_TRY(check_run(l));
     return put_back(l);
@@ -294,5 +332,6 @@ iv_status iv_checkpoint_list(const char *path, const iv_ckpt_visitor *v)
     IV_TRY(iv__registry_get(IV_PLUGIN_CHECKPOINT, "safetensors", &p, &self));
     const iv_checkpoint *vt = p->vtable;
     iv_ckpt_visitor copy = *v;
-    return vt->load(self, path, &(iv_ckpt_sink){.ctx = &copy, .meta = list_meta, .want = list_tensor});
+    return vt->load(self, path,
+                    &(iv_ckpt_sink){.ctx = &copy, .meta = list_meta, .want = list_tensor});
 }

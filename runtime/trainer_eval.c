@@ -7,7 +7,8 @@
 #include <math.h>
 
 /* The logits of the last run, as f64; out has room for all of them. */
-static iv_status read_logits(iv_trainer *t, const iv__program *p, int64_t offset, int64_t n, double *out)
+static iv_status read_logits(iv_trainer *t, const iv__program *p, int64_t offset, int64_t n,
+                             double *out)
 {
     iv_dtype type = p->graph->values[p->logits].dtype;
     int64_t b = (int64_t)iv_dtype_bytes(type);
@@ -37,19 +38,20 @@ static int64_t largest(const double *x, int64_t n)
 /* ---- validation ---- */
 
 typedef struct tally {
-    double loss;    /* sum over targets */
+    double loss; /* sum over targets */
     int64_t targets, right;
 } tally;
 
-/* Fills a batch with samples first .. first + batch of the validation data; behind the last one, copies
- * of it whose targets are ignored. */
+/* Fills a batch with samples first .. first + batch of the validation data; behind the last one,
+ * copies of it whose targets are ignored. */
 static iv_status fill_batch(iv_trainer *t, int64_t first, int64_t samples)
 {
     for (int64_t i = 0; i < t->batch; ++i) {
         int64_t k = IV_MIN2(first + i, samples - 1);
         int32_t *y = t->y + i * t->y_count;
         IV_TRY(iv_dataset_sample(t->data, IV_VAL, k, t->x + (size_t)i * t->x_bytes, y));
-        for (int64_t j = 0; first + i >= samples && j < t->y_count; ++j) y[j] = (int32_t)t->eval.graph->norm_ignore;
+        for (int64_t j = 0; first + i >= samples && j < t->y_count; ++j)
+            y[j] = (int32_t)t->eval.graph->norm_ignore;
     }
     return IV_OK;
 }
@@ -65,7 +67,8 @@ static iv_status count_right(iv_trainer *t, double *logits, tally *sum)
     return IV_OK;
 }
 
-static iv_status eval_batch(iv_trainer *t, int64_t first, int64_t samples, double *logits, tally *sum)
+static iv_status eval_batch(iv_trainer *t, int64_t first, int64_t samples, double *logits,
+                            tally *sum)
 {
     double loss;
     IV_TRY(fill_batch(t, first, samples));
@@ -82,11 +85,13 @@ static iv_status eval_batch(iv_trainer *t, int64_t first, int64_t samples, doubl
 
 iv_status iv_trainer_evaluate(iv_trainer *t, double *out_loss, double *out_accuracy)
 {
-    int64_t samples = t->data ? t->info.samples[IV_VAL] : 0, most = iv_config_int(t->config, "eval.batches");
+    int64_t samples = t->data ? t->info.samples[IV_VAL] : 0,
+            most = iv_config_int(t->config, "eval.batches");
     if (samples == 0) IV_FAIL(IV_UNAVAILABLE, "validating: the data has no validation part");
     double *logits = NULL;
     if (!t->info.is_tokens)
-        IV_TRY(iv__calloc(iv_shape_count(&t->eval.graph->values[t->eval.logits].shape), sizeof(double), "logits", &logits));
+        IV_TRY(iv__calloc(iv_shape_count(&t->eval.graph->values[t->eval.logits].shape),
+                          sizeof(double), "logits", &logits));
     tally sum = {0, 0, 0};
     iv_status s = IV_OK;
     for (int64_t i = 0; s == IV_OK && i * t->batch < samples && (most == 0 || i < most); ++i)
@@ -101,7 +106,8 @@ iv_status iv_trainer_evaluate(iv_trainer *t, double *out_loss, double *out_accur
 /* ---- generation ---- */
 
 /* Draws from softmax(logits / temperature) restricted to the top_k largest; work has room for n. */
-static int32_t draw(const double *logits, int64_t n, double temperature, int64_t top_k, double u, double *work)
+static int32_t draw(const double *logits, int64_t n, double temperature, int64_t top_k, double u,
+                    double *work)
 {
     int64_t best = largest(logits, n);
     if (temperature <= 0) return (int32_t)best;
@@ -135,11 +141,12 @@ typedef struct window {
 } window;
 
 /* The token after all[0..n): the model sees the last `context` of them. */
-static iv_status next_token(iv_trainer *t, window *w, const int32_t *all, int64_t n, double temperature, int64_t top_k,
-                            uint64_t seed, int32_t *out)
+static iv_status next_token(iv_trainer *t, window *w, const int32_t *all, int64_t n,
+                            double temperature, int64_t top_k, uint64_t seed, int32_t *out)
 {
     int64_t seen = IV_MIN2(n, w->context);
-    memset(w->x, 0, (size_t)w->context * sizeof(*w->x)); /* behind the end: causal attention does not look */
+    memset(w->x, 0,
+           (size_t)w->context * sizeof(*w->x)); /* behind the end: causal attention does not look */
     memcpy(w->x, all + n - seen, (size_t)seen * sizeof(*w->x));
     IV_TRY(iv__program_feed(t, &t->generate, (const char *)w->x, w->y, 1, 1));
     IV_TRY(iv__plan_run(t->generate.plan));
@@ -149,8 +156,8 @@ static iv_status next_token(iv_trainer *t, window *w, const int32_t *all, int64_
     return IV_OK;
 }
 
-static iv_status generate(iv_trainer *t, window *w, const int32_t *prompt, int64_t prompt_n, int64_t n, double temperature,
-                          int64_t top_k, uint64_t seed, int32_t *out)
+static iv_status generate(iv_trainer *t, window *w, const int32_t *prompt, int64_t prompt_n,
+                          int64_t n, double temperature, int64_t top_k, uint64_t seed, int32_t *out)
 {
     int32_t *all;
     IV_TRY(iv__calloc(prompt_n + n, sizeof(*all), "tokens", &all));
@@ -158,7 +165,8 @@ static iv_status generate(iv_trainer *t, window *w, const int32_t *prompt, int64
     iv_status s = IV_OK;
     for (int64_t i = 0; s == IV_OK && i < prompt_n; ++i)
         if (prompt[i] < 0 || prompt[i] >= w->classes)
-            s = iv__fail(IV_INVALID, "generating: token %d is outside [0, %lld)", prompt[i], (long long)w->classes);
+            s = iv__fail(IV_INVALID, "generating: token %d is outside [0, %lld)", prompt[i],
+                         (long long)w->classes);
     for (int64_t i = 0; s == IV_OK && i < n; ++i)
         s = next_token(t, w, all, prompt_n + i, temperature, top_k, seed, &all[prompt_n + i]);
     if (s == IV_OK) memcpy(out, all + prompt_n, (size_t)n * sizeof(*all));
@@ -166,13 +174,16 @@ static iv_status generate(iv_trainer *t, window *w, const int32_t *prompt, int64
     return s;
 }
 
-iv_status iv_trainer_generate(iv_trainer *t, const int32_t *prompt, int64_t prompt_n, int64_t n, double temperature,
-                              int64_t top_k, uint64_t seed, int32_t *out)
+iv_status iv_trainer_generate(iv_trainer *t, const int32_t *prompt, int64_t prompt_n, int64_t n,
+                              double temperature, int64_t top_k, uint64_t seed, int32_t *out)
 {
-    if (prompt_n < 1 || n < 0) IV_FAIL(IV_INVALID, "generating: a prompt of at least one token is needed");
+    if (prompt_n < 1 || n < 0)
+        IV_FAIL(IV_INVALID, "generating: a prompt of at least one token is needed");
     if (!t->generate.plan) IV_TRY(iv__trainer_program(t, 1, false, 1, &t->generate));
-    const iv__value *x = &t->generate.graph->values[t->generate.io.x.id], *l = &t->generate.graph->values[t->generate.logits];
-    if (x->dtype != IV_I32 || l->shape.rank != 3) IV_FAIL(IV_INVALID, "generating: the model is not a language model");
+    const iv__value *x = &t->generate.graph->values[t->generate.io.x.id],
+                    *l = &t->generate.graph->values[t->generate.logits];
+    if (x->dtype != IV_I32 || l->shape.rank != 3)
+        IV_FAIL(IV_INVALID, "generating: the model is not a language model");
     window w = {.context = iv_shape_count(&x->shape), .classes = l->shape.dim[2]};
     iv_status s = iv__calloc(w.context, sizeof(*w.x), "tokens", &w.x);
     if (s == IV_OK) s = iv__calloc(w.context, sizeof(*w.y), "tokens", &w.y);

@@ -4,8 +4,8 @@
  *           metrics.csv          a line per reported step and validation
  *           checkpoints/         step-000000000100.safetensors, ...
  *
- * A checkpoint is complete before an older one is removed; on an interruption the state is saved at the
- * step's end. */
+ * A checkpoint is complete before an older one is removed; on an interruption the state is saved at
+ * the step's end. */
 #include "trainer.h"
 
 #include "file.h"
@@ -40,7 +40,8 @@ static const char *out_dir(const fit *f)
 static iv_status checkpoint_path(const fit *f, int64_t step, char *out, size_t size)
 {
     int n = snprintf(out, size, "%s/checkpoints/step-%012" PRId64 ".safetensors", out_dir(f), step);
-    if (n < 0 || (size_t)n >= size) IV_FAIL(IV_INVALID, "--out %s: the path is too long", out_dir(f));
+    if (n < 0 || (size_t)n >= size)
+        IV_FAIL(IV_INVALID, "--out %s: the path is too long", out_dir(f));
     return IV_OK;
 }
 
@@ -54,7 +55,8 @@ static int64_t newest_below(const char *folder, int64_t below)
     for (struct dirent *e; d && (e = readdir(d));) {
         int64_t step;
         int end = 0;
-        if (sscanf(e->d_name, "step-%" SCNd64 ".safetensors%n", &step, &end) == 1 && end && !e->d_name[end] && step < below && step > best)
+        if (sscanf(e->d_name, "step-%" SCNd64 ".safetensors%n", &step, &end) == 1 && end &&
+            !e->d_name[end] && step < below && step > best)
             best = step;
     }
     if (d) closedir(d);
@@ -66,7 +68,8 @@ static iv_status resume_auto(fit *f)
 {
     char folder[1024], path[1024];
     snprintf(folder, sizeof(folder), "%s/checkpoints", out_dir(f));
-    for (int64_t step = newest_below(folder, INT64_MAX); step >= 0; step = newest_below(folder, step)) {
+    for (int64_t step = newest_below(folder, INT64_MAX); step >= 0;
+         step = newest_below(folder, step)) {
         IV_TRY(checkpoint_path(f, step, path, sizeof(path)));
         iv_status s = iv_trainer_load(f->t, path);
         if (s != IV_CORRUPT) return s;
@@ -95,17 +98,23 @@ static iv_status open_folder(fit *f)
     void *self;
     if (!*out_dir(f)) return IV_OK;
     /* A checkpoint plugin that is not there is told now, not after hours of training. */
-    IV_TRY(iv__registry_get(IV_PLUGIN_CHECKPOINT, iv_config_str(f->t->config, "out.checkpoint"), &p, &self));
+    IV_TRY(iv__registry_get(IV_PLUGIN_CHECKPOINT, iv_config_str(f->t->config, "out.checkpoint"), &p,
+                            &self));
     snprintf(path, sizeof(path), "%s/checkpoints", out_dir(f));
     IV_TRY(iv__mkdirs(path));
     if (!*iv_config_str(f->t->config, "out.resume") && newest_below(path, INT64_MAX) >= 0)
-        IV_FAIL(IV_INVALID, "--out %s holds the checkpoints of a run already [hint: --resume auto continues it; another folder starts anew]", out_dir(f));
+        IV_FAIL(IV_INVALID,
+                "--out %s holds the checkpoints of a run already [hint: --resume auto continues "
+                "it; another folder starts anew]",
+                out_dir(f));
     snprintf(path, sizeof(path), "%s/config.yaml", out_dir(f));
     IV_TRY(iv_config_save(f->t->config, path));
     snprintf(path, sizeof(path), "%s/metrics.csv", out_dir(f));
     f->metrics = fopen(path, f->resumed_step > 0 ? "a" : "w");
     if (!f->metrics) IV_FAIL(IV_IO, "opening %s: %s", path, strerror(errno));
-    if (ftell(f->metrics) == 0) fprintf(f->metrics, "step,loss,grad_norm,lr,scale,tokens_per_s,samples_per_s,val_loss,val_accuracy\n");
+    if (ftell(f->metrics) == 0)
+        fprintf(f->metrics,
+                "step,loss,grad_norm,lr,scale,tokens_per_s,samples_per_s,val_loss,val_accuracy\n");
     return IV_OK;
 }
 
@@ -121,7 +130,8 @@ static iv_status report_step(fit *f, const iv_step_report *r)
     f->result.loss = r->loss;
     if (f->cb->on_step) f->cb->on_step(f->cb->ctx, r);
     if (!f->metrics || r->step % iv_config_int(f->t->config, "log.every")) return IV_OK;
-    fprintf(f->metrics, "%" PRId64 ",%.9g,%.9g,%.9g,%.9g,%.6g,%.6g,,\n", r->step, r->loss, r->grad_norm, r->lr, r->scale, r->tokens_per_s, r->samples_per_s);
+    fprintf(f->metrics, "%" PRId64 ",%.9g,%.9g,%.9g,%.9g,%.6g,%.6g,,\n", r->step, r->loss,
+            r->grad_norm, r->lr, r->scale, r->tokens_per_s, r->samples_per_s);
     return flush_metrics(f);
 }
 
@@ -134,7 +144,8 @@ static iv_status remove_checkpoint(fit *f, int64_t step)
     void *self;
     if (step == f->resumed_step && step > 0) return IV_OK; /* what this run started from stays */
     IV_TRY(checkpoint_path(f, step, path, sizeof(path)));
-    IV_TRY(iv__registry_get(IV_PLUGIN_CHECKPOINT, iv_config_str(f->t->config, "out.checkpoint"), &p, &self));
+    IV_TRY(iv__registry_get(IV_PLUGIN_CHECKPOINT, iv_config_str(f->t->config, "out.checkpoint"), &p,
+                            &self));
     return ((const iv_checkpoint *)p->vtable)->remove(self, path);
 }
 
@@ -146,7 +157,9 @@ static iv_status prune_kept(fit *f)
     while (k > 0 && f->n_kept > k) {
         int64_t worst = 0;
         for (int64_t i = 1; i < f->n_kept - 1; ++i)
-            if (f->kept[i].val_loss > f->kept[worst].val_loss || isnan(f->kept[worst].val_loss) < isnan(f->kept[i].val_loss)) worst = i;
+            if (f->kept[i].val_loss > f->kept[worst].val_loss ||
+                isnan(f->kept[worst].val_loss) < isnan(f->kept[i].val_loss))
+                worst = i;
         IV_TRY(remove_checkpoint(f, f->kept[worst].step));
         memmove(&f->kept[worst], &f->kept[worst + 1], (size_t)(--f->n_kept - worst) * sizeof(kept));
     }
@@ -161,7 +174,8 @@ static iv_status save(fit *f)
     IV_TRY(iv_trainer_save(f->t, path));
     f->saved_step = f->t->step;
     snprintf(f->result.checkpoint, sizeof(f->result.checkpoint), "%s", path);
-    IV_TRY(iv__reserve(&f->kept, &f->cap_kept, f->n_kept + 1, sizeof(*f->kept), "the list of checkpoints"));
+    IV_TRY(iv__reserve(&f->kept, &f->cap_kept, f->n_kept + 1, sizeof(*f->kept),
+                       "the list of checkpoints"));
     f->kept[f->n_kept++] = (kept){f->t->step, f->result.val_loss};
     if (f->cb->on_save) f->cb->on_save(f->cb->ctx, f->t->step, path);
     return prune_kept(f);
@@ -199,7 +213,8 @@ static iv_status parse_time(const char *s, int64_t *out_ns)
         if (!strchr("smh", unit)) n = 0;
         a *= unit == 'h' ? 3600 : unit == 'm' ? 60 : 1;
     }
-    if (n < 1 || n > 3 || !(a > 0) || a > 1e9) IV_FAIL(IV_INVALID, "--max-time '%s': write 90, 90s, 15m, 2h or hh:mm:ss", s);
+    if (n < 1 || n > 3 || !(a > 0) || a > 1e9)
+        IV_FAIL(IV_INVALID, "--max-time '%s': write 90, 90s, 15m, 2h or hh:mm:ss", s);
     *out_ns = (int64_t)(a * 1e9);
     return IV_OK;
 }
@@ -228,7 +243,8 @@ static iv_status loop(fit *f)
         IV_TRY(one_step(f));
         if (f->cb->stop && f->cb->stop(f->cb->ctx)) {
             IV_TRY(save(f));
-            IV_FAIL(IV_INTERRUPTED, "stopped after step %" PRId64 "%s%s", f->t->step, f->result.checkpoint[0] ? "; saved " : "", f->result.checkpoint);
+            IV_FAIL(IV_INTERRUPTED, "stopped after step %" PRId64 "%s%s", f->t->step,
+                    f->result.checkpoint[0] ? "; saved " : "", f->result.checkpoint);
         }
         if (iv__now_ns() - f->start_ns >= f->time_limit_ns) break;
     }
@@ -247,15 +263,23 @@ static iv_status finish(fit *f)
 iv_status iv_trainer_fit(iv_trainer *t, const iv_fit_callbacks *cb, iv_fit_result *out)
 {
     static const iv_fit_callbacks none;
-    fit f = {.t = t, .cb = cb ? cb : &none, .start_ns = iv__now_ns(), .saved_step = -1, .resumed_step = -1,
+    fit f = {.t = t,
+             .cb = cb ? cb : &none,
+             .start_ns = iv__now_ns(),
+             .saved_step = -1,
+             .resumed_step = -1,
              .result = {.loss = NAN, .val_loss = NAN, .val_accuracy = NAN}};
-    iv_status s = t->data ? IV_OK : iv__fail(IV_INVALID, "training: no data [hint: --data text:FILE, idx:DIR or tokens:FILE]");
+    iv_status s =
+        t->data ? IV_OK
+                : iv__fail(IV_INVALID,
+                           "training: no data [hint: --data text:FILE, idx:DIR or tokens:FILE]");
     if (s == IV_OK) s = parse_time(iv_config_str(t->config, "train.max_time"), &f.time_limit_ns);
     if (s == IV_OK) s = resume(&f);
     if (s == IV_OK) s = open_folder(&f);
     if (s == IV_OK) s = loop(&f);
     if (s == IV_OK) s = finish(&f);
-    if (f.metrics && fclose(f.metrics) != 0 && s == IV_OK) s = iv__fail(IV_IO, "closing %s/metrics.csv: %s", out_dir(&f), strerror(errno));
+    if (f.metrics && fclose(f.metrics) != 0 && s == IV_OK)
+        s = iv__fail(IV_IO, "closing %s/metrics.csv: %s", out_dir(&f), strerror(errno));
     free(f.kept);
     f.result.steps = t->step;
     *out = f.result;

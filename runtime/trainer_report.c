@@ -14,21 +14,28 @@ static int64_t program_bytes(const iv__program *p, int64_t *inputs, int64_t *tem
 void iv_trainer_memory(const iv_trainer *t, iv_memory_report *out)
 {
     const iv__store *s = t->store;
-    iv_memory_report r = {.parameters = s->param_mem.bytes, .gradients = s->grad_mem.bytes,
-                          .optimizer = s->moment_mem[0].bytes + s->moment_mem[1].bytes, .lowered = s->lowered_mem.bytes,
-                          .statistics = s->state_mem.bytes, .other = s->group_mem.bytes};
+    iv_memory_report r = {.parameters = s->param_mem.bytes,
+                          .gradients = s->grad_mem.bytes,
+                          .optimizer = s->moment_mem[0].bytes + s->moment_mem[1].bytes,
+                          .lowered = s->lowered_mem.bytes,
+                          .statistics = s->state_mem.bytes,
+                          .other = s->group_mem.bytes};
     for (int i = 0; i < IV__TREE_LEVELS; ++i) r.gradients += t->tree[i].bytes;
     const iv__program *all[] = {&t->train, &t->eval, &t->generate};
     for (int i = 0; i < 3; ++i) r.other += program_bytes(all[i], &r.inputs, &r.temporaries);
-    if (t->optim) r.other += t->optim->hyper_mem.bytes + t->optim->scalar_mem.bytes + t->optim->part_mem.bytes;
-    r.total = r.parameters + r.gradients + r.optimizer + r.lowered + r.statistics + r.inputs + r.temporaries + r.other;
+    if (t->optim)
+        r.other +=
+            t->optim->hyper_mem.bytes + t->optim->scalar_mem.bytes + t->optim->part_mem.bytes;
+    r.total = r.parameters + r.gradients + r.optimizer + r.lowered + r.statistics + r.inputs +
+              r.temporaries + r.other;
     r.allocated = t->device->allocated;
     *out = r;
 }
 
 static void print_bytes(iv__text *x, const char *what, int64_t bytes)
 {
-    iv__text_printf(x, "  %-22s %14lld  %9.2f MiB\n", what, (long long)bytes, (double)bytes / 1048576.0);
+    iv__text_printf(x, "  %-22s %14lld  %9.2f MiB\n", what, (long long)bytes,
+                    (double)bytes / 1048576.0);
 }
 
 static void print_memory(const iv_trainer *t, iv__text *x)
@@ -45,7 +52,8 @@ static void print_memory(const iv_trainer *t, iv__text *x)
     print_bytes(x, "temporaries", m.temporaries);
     print_bytes(x, "other", m.other);
     print_bytes(x, "total", m.total);
-    iv__text_printf(x, "  temporaries would take %.2f MiB without reuse\n", (double)t->train.plan->temp_unshared / 1048576.0);
+    iv__text_printf(x, "  temporaries would take %.2f MiB without reuse\n",
+                    (double)t->train.plan->temp_unshared / 1048576.0);
 }
 
 iv_status iv_trainer_plan_text(iv_trainer *t, iv_plan_detail detail, char **out_text)
@@ -53,9 +61,12 @@ iv_status iv_trainer_plan_text(iv_trainer *t, iv_plan_detail detail, char **out_
     iv__text x = {0};
     iv_trainer_info info;
     iv_trainer_info_get(t, &info);
-    iv__text_printf(&x, "%s on %s (%s, %s): %lld parameters, batch %lld x %lld in %lld grains, %lld steps a pass\n",
-                    iv_config_str(t->config, "model.name"), t->device->name, info.precision, info.numerics, (long long)info.parameters,
-                    (long long)info.batch, (long long)info.accumulate, (long long)info.grains, (long long)t->train.plan->n_steps);
+    iv__text_printf(
+        &x,
+        "%s on %s (%s, %s): %lld parameters, batch %lld x %lld in %lld grains, %lld steps a pass\n",
+        iv_config_str(t->config, "model.name"), t->device->name, info.precision, info.numerics,
+        (long long)info.parameters, (long long)info.batch, (long long)info.accumulate,
+        (long long)info.grains, (long long)t->train.plan->n_steps);
     if (detail != IV_PLAN_SUMMARY) iv__plan_print(t->train.plan, &x, detail == IV_PLAN_REFUSED);
     print_memory(t, &x);
     if (x.failed) {

@@ -118,15 +118,13 @@ static tap tap_at(const conv *c, int axis, int64_t kernel, int64_t first, int64_
                 memcpy(d, s, (size_t)x.count * sizeof(T));                                         \
                 continue;                                                                          \
             }                                                                                      \
-            for (int64_t i = 0; i < x.count; ++i)                                                  \
-                d[i * x.dst_step] = s[i * x.src_step];                                             \
+            for (int64_t i = 0; i < x.count; ++i) d[i * x.dst_step] = s[i * x.src_step];           \
         }                                                                                          \
     }                                                                                              \
     static void zero_##bits(void *dst, int64_t rows, int64_t step, int64_t n)                      \
     {                                                                                              \
         for (int64_t r = 0; r < rows; ++r)                                                         \
-            for (int64_t i = 0; i < n; ++i)                                                        \
-                ((T *)dst)[r * step + i] = 0;                                                      \
+            for (int64_t i = 0; i < n; ++i) ((T *)dst)[r * step + i] = 0;                          \
     }
 BY_TYPE(uint16_t, 16)
 BY_TYPE(uint32_t, 32)
@@ -179,12 +177,10 @@ static void add_bias(void *ctx, void *acc, int64_t batch, int64_t row0, int64_t 
     for (int64_t r = 0; r < rows; ++r, ++o)
         if (c->g.in == IV__GEMM_F64) {
             double *x = (double *)acc + r * ld, b = ((const double *)c->bias_data)[o];
-            for (int64_t i = 0; i < cols; ++i)
-                x[i] += b;
+            for (int64_t i = 0; i < cols; ++i) x[i] += b;
         } else {
             float *x = (float *)acc + r * ld, b = ((const float *)c->bias_data)[o];
-            for (int64_t i = 0; i < cols; ++i)
-                x[i] += b;
+            for (int64_t i = 0; i < cols; ++i) x[i] += b;
         }
 }
 
@@ -450,8 +446,7 @@ static iv_status conv_run(void *queue, void *prepared, const iv_buffer *io)
     if (c->kind == WGRAD) {
         iv__team_for(c->o * c->n, 1, turn_dy, c);
         for (int64_t group = 0; group < c->groups; group += c->part_groups)
-            for (int64_t q = 0; q < c->g.c_rs; q += c->part_q)
-                wgrad_part(c, group, q);
+            for (int64_t q = 0; q < c->g.c_rs; q += c->part_q) wgrad_part(c, group, q);
         return IV_OK;
     }
     if (c->kind == DGRAD) iv__team_for(c->o * (c->c / c->groups), 64, turn_weights, c);

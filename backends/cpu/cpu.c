@@ -1,8 +1,8 @@
 /* cpu.c: the CPU backend: devices, memory, launches.
  *
- * A queue runs work at once on the calling thread and the team, so every operation is complete when it
- * returns.  Kernels are the host instances of the portable texts at the best instruction level that
- * the machine has, or the one INVAR_ISA names. */
+ * A queue runs work at once on the calling thread and the team, so every operation is complete when
+ * it returns.  Kernels are the host instances of the portable texts at the best instruction level
+ * that the machine has, or the one INVAR_ISA names. */
 #include "cpu.h"
 
 #include "team.h"
@@ -21,7 +21,7 @@ typedef struct cpu_driver {
 } cpu_driver;
 
 typedef struct cpu_kernel {
-    cpu_kernel_fn *fn;       /* or a program */
+    cpu_kernel_fn *fn; /* or a program */
     cpu_program_fn *run_program;
     iv_program program;
 } cpu_kernel;
@@ -47,16 +47,22 @@ static iv_status choose_level(const char *forced, int *out)
 {
     int best = iv__isa_detect();
     while (best >= 0 && !iv__host_kernels[best]) --best;
-    if (best < 0) return host->fail(IV_UNAVAILABLE, "this processor lacks the least instruction level that the CPU backend was built for (x86-64-v2 by default)");
+    if (best < 0)
+        return host->fail(IV_UNAVAILABLE, "this processor lacks the least instruction level that "
+                                          "the CPU backend was built for (x86-64-v2 by default)");
     *out = best;
     if (!forced) return IV_OK;
     int level = iv__isa_from_name(forced);
     if (level < 0)
-        return host->fail(IV_INVALID, "INVAR_ISA='%s': no such instruction level [hint: one of v2, v3, v4]", forced);
+        return host->fail(IV_INVALID,
+                          "INVAR_ISA='%s': no such instruction level [hint: one of v2, v3, v4]",
+                          forced);
     if (level > best)
-        return host->fail(IV_UNAVAILABLE, "INVAR_ISA=%s: this machine and build have only up to %s", forced, iv__isa_name(best));
+        return host->fail(IV_UNAVAILABLE, "INVAR_ISA=%s: this machine and build have only up to %s",
+                          forced, iv__isa_name(best));
     if (!iv__host_kernels[level])
-        return host->fail(IV_UNAVAILABLE, "INVAR_ISA=%s: this build left that level out (INVAR_LEVELS)", forced);
+        return host->fail(IV_UNAVAILABLE,
+                          "INVAR_ISA=%s: this build left that level out (INVAR_LEVELS)", forced);
     *out = level;
     return IV_OK;
 }
@@ -68,7 +74,8 @@ static iv_status threads_from_env(int32_t *out)
     char *end = NULL;
     long n = s ? strtol(s, &end, 10) : 0;
     if (s && (*end || n < 1 || n > IV__TEAM_MAX))
-        return host->fail(IV_INVALID, "INVAR_THREADS='%s': a number from 1 to %d is needed", s, IV__TEAM_MAX);
+        return host->fail(IV_INVALID, "INVAR_THREADS='%s': a number from 1 to %d is needed", s,
+                          IV__TEAM_MAX);
     *out = (int32_t)n;
     return IV_OK;
 }
@@ -153,7 +160,10 @@ static iv_status cpu_device_info(void *dev, iv_device_info *out)
     out->units = d->threads;
     out->has_f64 = out->exact = true;
     out->native_bf16 = iv__isa_has_amx_bf16() || iv__isa_has_avx512_bf16();
-    snprintf(out->notes, sizeof(out->notes), "%s%s", iv__isa_has_amx_bf16() ? "AMX bf16 tiles" : iv__isa_has_avx512_bf16() ? "AVX512-BF16" : "bf16 emulated",
+    snprintf(out->notes, sizeof(out->notes), "%s%s",
+             iv__isa_has_amx_bf16()      ? "AMX bf16 tiles"
+             : iv__isa_has_avx512_bf16() ? "AVX512-BF16"
+                                         : "bf16 emulated",
              ", f16 emulated");
     return IV_OK;
 }
@@ -303,7 +313,9 @@ static cpu_kernel_fn *find_kernel(int level, const iv_kernel_src *src)
 {
     for (const iv__host_kernel *const *file = iv__host_kernels[level]; *file; ++file)
         for (const iv__host_kernel *k = *file; k->name; ++k)
-            if (strcmp(k->file, src->file) == 0 && strcmp(k->name, src->name) == 0 && strcmp(k->sig, src->sig) == 0) return k->fn;
+            if (strcmp(k->file, src->file) == 0 && strcmp(k->name, src->name) == 0 &&
+                strcmp(k->sig, src->sig) == 0)
+                return k->fn;
     return NULL;
 }
 
@@ -312,7 +324,10 @@ static iv_status cpu_kernel_build(void *dev, const iv_kernel_src *src, void **ou
     const cpu_device *d = dev;
     cpu_kernel_fn *fn = src->program ? NULL : find_kernel(d->level, src);
     if (!src->program && !fn)
-        return host->fail(IV_UNSUPPORTED, "the CPU has no instance of kernel %s for types '%s' (kernels/kernels.def)", src->name, src->sig);
+        return host->fail(
+            IV_UNSUPPORTED,
+            "the CPU has no instance of kernel %s for types '%s' (kernels/kernels.def)", src->name,
+            src->sig);
     cpu_kernel *k = calloc(1, sizeof(*k));
     if (!k) return host->fail(IV_NO_MEMORY, "building a kernel");
     k->fn = fn;
@@ -337,7 +352,8 @@ static const iv_impl *const *cpu_impls(void *dev, int32_t *out_n)
     (void)dev;
     static const iv_impl *all[32];
     static int32_t n;
-    const iv_impl *const *const lists[] = {iv__cpu_onednn_impls, iv__cpu_blas_impls, iv__cpu_gemm_impls, iv__cpu_conv_impls};
+    const iv_impl *const *const lists[] = {iv__cpu_onednn_impls, iv__cpu_blas_impls,
+                                           iv__cpu_gemm_impls, iv__cpu_conv_impls};
     if (n == 0)
         for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); ++i)
             for (const iv_impl *const *p = lists[i]; *p; ++p) all[n++] = *p;
@@ -377,7 +393,8 @@ const iv_plugin iv__plugin_cpu = {
     .vtable_size = sizeof(iv_backend),
     .name = "cpu",
     .version = "1",
-    .summary = "this machine's processors: portable kernels, canonical GEMM, oneDNN and CBLAS in fast mode",
+    .summary = "this machine's processors: portable kernels, canonical GEMM, oneDNN and CBLAS in "
+               "fast mode",
     .vtable = &cpu_backend,
     .init = cpu_init,
 };

@@ -4,21 +4,12 @@
 
 #include "../../runtime/plugin.h"
 #include "isa.h"
+#include "kernel.h"
 
-/* Same layout as iv_params of kernels/portable.h. */
-typedef struct cpu_params {
-    int64_t off[IV_MAX_BUFS];
-    int64_t n[IV_KERNEL_INTS];
-    int64_t d[IV_KERNEL_FLOATS];
-    float f[IV_KERNEL_FLOATS];
-} cpu_params;
+_Static_assert(CPU_KERNEL_BUFS == IV_MAX_BUFS && CPU_KERNEL_INTS == IV_KERNEL_INTS &&
+                   CPU_KERNEL_FLOATS == IV_KERNEL_FLOATS,
+               "the instances of kernels take what a launch has");
 
-/* Runs the groups [g0, g1) of a launch. */
-typedef void cpu_kernel_fn(uint8_t *const *buf, const cpu_params *p, int64_t g0, int64_t g1);
-typedef struct iv__host_kernel {
-    const char *file, *name, *sig;
-    cpu_kernel_fn *fn;
-} iv__host_kernel;
 /* [level] the instances of all kernel files at that level; each list ends with a NULL name;
  * NULL for a level that the build left out (INVAR_LEVELS).  The build writes this table from
  * kernels/kernels.def. */
@@ -30,7 +21,7 @@ extern cpu_program_fn *const iv__host_programs[IV__ISA_COUNT];
 
 typedef struct cpu_device {
     const iv_host *host;
-    int level;     /* instruction level in use */
+    int level; /* instruction level in use */
     int threads;
 } cpu_device;
 

@@ -1,7 +1,8 @@
 /* elem.c: runs element programs on the host, a tile of 256 elements at a time.
  *
- * Registers are rows of a tile that stay in L1; every operator of kernels/elem.def is a loop over the
- * row that the compiler vectorises.  Compiled once per instruction level (IV__LEVEL names it). */
+ * Registers are rows of a tile that stay in L1; every operator of kernels/elem.def is a loop over
+ * the row that the compiler vectorises.  Compiled once per instruction level (IV__LEVEL names it).
+ */
 #include "cpu.h"
 
 #include "../../kernels/portable.h"

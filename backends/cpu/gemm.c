@@ -29,8 +29,8 @@
 #endif
 
 enum {
-    MAX_K = 384,       /* packed k in a block, of f32; half of it of f64 */
-    MAX_M = 480,       /* rows of c in a task; multiples of every mr and nr */
+    MAX_K = 384, /* packed k in a block, of f32; half of it of f64 */
+    MAX_M = 480, /* rows of c in a task; multiples of every mr and nr */
     MAX_N = 384,
     MAX_MR = 12,
     MAX_NR = 32,
@@ -255,8 +255,13 @@ static void b_pack(const plan *p, const block *t)
     const iv__gemm *g = p->g;
     int64_t nr = p->ops->nr[g->in], e = type_bytes(g->in);
     const char *src = p->b + (t->batch * g->b_bs + t->col * g->b_cs) * e;
-    iv__gemm_panel q = {.w = nr, .w_stride = g->b_cs, .k_stride = g->b_rs, .p0 = t->p0, .p1 = t->p1,
-                        .seg = p->seg, .seg_padded = p->seg_padded};
+    iv__gemm_panel q = {.w = nr,
+                        .w_stride = g->b_cs,
+                        .k_stride = g->b_rs,
+                        .p0 = t->p0,
+                        .p1 = t->p1,
+                        .seg = p->seg,
+                        .seg_padded = p->seg_padded};
     for (int64_t j = 0; j < t->cols; j += nr) {
         q.n_w = i64_min(nr, t->cols - j);
         p->ops->pack[g->in](t->b + j * (t->p1 - t->p0) * sum_bytes(g), src + j * g->b_cs * e, &q);
@@ -267,8 +272,13 @@ static void a_pack(const plan *p, const block *t, int64_t i)
 {
     const iv__gemm *g = p->g;
     int64_t mr = p->ops->mr[g->in];
-    iv__gemm_panel q = {.w = mr, .n_w = i64_min(mr, t->rows - i), .w_stride = g->a_rs,
-                        .k_stride = g->a_cs, .p0 = t->p0, .p1 = t->p1, .seg = p->seg,
+    iv__gemm_panel q = {.w = mr,
+                        .n_w = i64_min(mr, t->rows - i),
+                        .w_stride = g->a_rs,
+                        .k_stride = g->a_cs,
+                        .p0 = t->p0,
+                        .p1 = t->p1,
+                        .seg = p->seg,
                         .seg_padded = p->seg_padded};
     int64_t at = t->batch * g->a_bs + (t->row + i) * g->a_rs;
     p->ops->pack[g->in](t->a, p->a + at * type_bytes(g->in), &q);

@@ -34,10 +34,10 @@ typedef struct iv__gemm {
     iv__gemm_type in;  /* of a and b */
     iv__gemm_type out; /* of c; f64 if and only if `in` is f64 */
     int64_t batch, m, n, k;
-    int64_t a_rs, a_cs, a_bs; /* strides of a [batch, m, k] in elements; any, 0 too */
-    int64_t b_rs, b_cs, b_bs; /* of b [batch, k, n] */
-    int64_t c_rs, c_bs;       /* of c [batch, m, n], whose column stride is 1 */
-    int64_t segments;         /* >= 1, divides k */
+    int64_t a_rs, a_cs, a_bs;   /* strides of a [batch, m, k] in elements; any, 0 too */
+    int64_t b_rs, b_cs, b_bs;   /* of b [batch, k, n] */
+    int64_t c_rs, c_bs;         /* of c [batch, m, n], whose column stride is 1 */
+    int64_t segments;           /* >= 1, divides k */
     iv__gemm_epilogue epilogue; /* (optional) NULL: none */
     void *epilogue_ctx;
 } iv__gemm;

@@ -45,7 +45,10 @@ static bool fill(const iv_op_desc *d, iv__gemm *g)
     int32_t ra = a->shape.rank, rb = b->shape.rank;
     bool ta = d->attr[0], tb = d->attr[1], shared = rb == 2 && ra > 2;
     int64_t nb, rows, stride;
-    *g = (iv__gemm){.in = (iv__gemm_type)gemm_type(a->dtype), .out = (iv__gemm_type)gemm_type(c->dtype), .batch = 1, .segments = d->segments};
+    *g = (iv__gemm){.in = (iv__gemm_type)gemm_type(a->dtype),
+                    .out = (iv__gemm_type)gemm_type(c->dtype),
+                    .batch = 1,
+                    .segments = d->segments};
     g->m = c->shape.dim[ra - 2];
     g->n = c->shape.dim[ra - 1];
     g->k = a->shape.dim[ra - 1 - ta];
@@ -69,15 +72,21 @@ static iv_status gemm_accepts(void *dev, const iv_op_desc *d)
 {
     const cpu_device *cpu = dev;
     iv__gemm g;
-    if (gemm_type(d->in[0].dtype) < 0 || d->in[0].dtype != d->in[1].dtype || gemm_type(d->out[0].dtype) < 0)
-        return cpu->host->fail(IV_UNSUPPORTED, "types %s x %s", iv_dtype_name(d->in[0].dtype), iv_dtype_name(d->in[1].dtype));
-    if (!fill(d, &g)) return cpu->host->fail(IV_UNSUPPORTED, "batch dimensions without a common stride");
-    if (!iv__gemm_accepts(&g)) return cpu->host->fail(IV_UNSUPPORTED, "K = %lld in %lld segments", (long long)g.k, (long long)g.segments);
+    if (gemm_type(d->in[0].dtype) < 0 || d->in[0].dtype != d->in[1].dtype ||
+        gemm_type(d->out[0].dtype) < 0)
+        return cpu->host->fail(IV_UNSUPPORTED, "types %s x %s", iv_dtype_name(d->in[0].dtype),
+                               iv_dtype_name(d->in[1].dtype));
+    if (!fill(d, &g))
+        return cpu->host->fail(IV_UNSUPPORTED, "batch dimensions without a common stride");
+    if (!iv__gemm_accepts(&g))
+        return cpu->host->fail(IV_UNSUPPORTED, "K = %lld in %lld segments", (long long)g.k,
+                               (long long)g.segments);
     return IV_OK;
 }
 
 /* Adds the bias row to finished sums. */
-static void add_bias(void *ctx, void *acc, int64_t batch, int64_t row0, int64_t rows, int64_t col0, int64_t cols, int64_t ld)
+static void add_bias(void *ctx, void *acc, int64_t batch, int64_t row0, int64_t rows, int64_t col0,
+                     int64_t cols, int64_t ld)
 {
     (void)batch, (void)row0;
     const gemm_call *c = ctx;
@@ -93,7 +102,8 @@ static void add_bias(void *ctx, void *acc, int64_t batch, int64_t row0, int64_t 
         }
 }
 
-static iv_status gemm_prepare(void *dev, const iv_op_desc *d, void **out_prepared, int64_t *out_scratch)
+static iv_status gemm_prepare(void *dev, const iv_op_desc *d, void **out_prepared,
+                              int64_t *out_scratch)
 {
     const cpu_device *cpu = dev;
     gemm_call *c = calloc(1, sizeof(*c));
@@ -117,7 +127,8 @@ static iv_status gemm_run(void *queue, void *prepared, const iv_buffer *io)
     gemm_call *c = prepared;
     int n_in = 2 + c->bias;
     if (c->bias) c->bias_data = iv__cpu_ptr(io[2]);
-    iv__gemm_run(&c->g, c->level, iv__cpu_ptr(io[0]), iv__cpu_ptr(io[1]), iv__cpu_ptr(io[n_in]), iv__cpu_ptr(io[n_in + 1]));
+    iv__gemm_run(&c->g, c->level, iv__cpu_ptr(io[0]), iv__cpu_ptr(io[1]), iv__cpu_ptr(io[n_in]),
+                 iv__cpu_ptr(io[n_in + 1]));
     return IV_OK;
 }
 

@@ -17,12 +17,12 @@
 
 /* Which part of which operand to pack. */
 typedef struct iv__gemm_panel {
-    int64_t w;         /* width of the panel */
-    int64_t n_w;       /* of these exist; the rest is zero */
-    int64_t w_stride;  /* strides of the source, in elements */
+    int64_t w;        /* width of the panel */
+    int64_t n_w;      /* of these exist; the rest is zero */
+    int64_t w_stride; /* strides of the source, in elements */
     int64_t k_stride;
-    int64_t p0, p1;    /* range of packed k; multiples of 32 for 16-bit types, except the end */
-    int64_t seg;       /* k in a segment */
+    int64_t p0, p1; /* range of packed k; multiples of 32 for 16-bit types, except the end */
+    int64_t seg;    /* k in a segment */
     int64_t seg_padded;
 } iv__gemm_panel;
 

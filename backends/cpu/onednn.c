@@ -27,6 +27,7 @@
 #include <stdlib.h>
 
 /* Every function of the library that is called, without its prefix. */
+/* clang-format off */
 #define DNNL_SYMBOLS(X)                                                                            \
     X(version)                                                                                     \
     X(set_max_cpu_isa) X(engine_create) X(stream_create) X(stream_wait)                            \
@@ -36,6 +37,7 @@
                     X(primitive_desc_query_md) X(primitive_desc_destroy) X(primitive_create)       \
                         X(primitive_execute) X(primitive_destroy) X(memory_create)                 \
                             X(memory_set_data_handle) X(memory_destroy)
+/* clang-format on */
 
 static struct {
 #define X(name) __typeof__(dnnl_##name) *name;
@@ -245,8 +247,7 @@ static void onednn_unprepare(void *prepared)
 {
     onednn_call *c = prepared;
     if (!c) return;
-    for (int i = 0; i < c->n_args; ++i)
-        dnnl.memory_destroy(c->args[i].memory);
+    for (int i = 0; i < c->n_args; ++i) dnnl.memory_destroy(c->args[i].memory);
     if (c->primitive) dnnl.primitive_destroy(c->primitive);
     for (int i = 0; i < SLOTS; ++i)
         if (c->md[i]) dnnl.memory_desc_destroy(c->md[i]);

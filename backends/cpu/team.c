@@ -82,9 +82,9 @@ static struct {
     pthread_cond_t work;
     pthread_cond_t done;
     pthread_t threads[IV__TEAM_MAX];
-    const loop *job;       /* written before, and read after, the change of `generation` */
+    const loop *job; /* written before, and read after, the change of `generation` */
     atomic_uint generation;
-    atomic_int pending;    /* workers that have not finished the job */
+    atomic_int pending; /* workers that have not finished the job */
     int spins;
     bool stop;
 } team = {.lock = PTHREAD_MUTEX_INITIALIZER,

@@ -2,9 +2,10 @@
  *
  *   <folder>/opencl-<key>.bin:   "IVCL0001" | key 16 | XXH3-128 of the bytes 16 | length 8 | bytes
  *
- * The key is a hash of everything that goes into the compiler and of the compiler's name and version
- * (program.c), so an entry is never wrong, only damaged: then it is made again.  Files appear whole, by
- * renaming.  A cache that cannot be written only costs time; a line in the debug log says so. */
+ * The key is a hash of everything that goes into the compiler and of the compiler's name and
+ * version (program.c), so an entry is never wrong, only damaged: then it is made again.  Files
+ * appear whole, by renaming.  A cache that cannot be written only costs time; a line in the debug
+ * log says so. */
 #include "opencl.h"
 
 #include <errno.h>
@@ -23,13 +24,17 @@ typedef struct entry_head {
 
 static void path_of(const cl_dev *dev, const uint64_t key[2], char *out, size_t size)
 {
-    snprintf(out, size, "%s/opencl-%016llx%016llx.bin", dev->cache, (unsigned long long)key[0], (unsigned long long)key[1]);
+    snprintf(out, size, "%s/opencl-%016llx%016llx.bin", dev->cache, (unsigned long long)key[0],
+             (unsigned long long)key[1]);
 }
 
 static void fill_head(entry_head *h, const uint64_t key[2], const void *bytes, size_t size)
 {
     const XXH128_hash_t sum = XXH3_128bits(bytes, size);
-    *h = (entry_head){.magic = {'I', 'V', 'C', 'L', '0', '0', '0', '1'}, .key = {key[0], key[1]}, .sum = {sum.low64, sum.high64}, .size = size};
+    *h = (entry_head){.magic = {'I', 'V', 'C', 'L', '0', '0', '0', '1'},
+                      .key = {key[0], key[1]},
+                      .sum = {sum.low64, sum.high64},
+                      .size = size};
 }
 
 /* The bytes behind the head, or NULL. */
@@ -61,7 +66,8 @@ void iv__cl_cache_load(const cl_dev *dev, const uint64_t key[2], void **out_byte
     if (!f) return;
     *out_bytes = read_entry(f, key, out_size);
     fclose(f);
-    if (!*out_bytes) iv__cl_host->log(IV_LOG_DEBUG, "compiled program %s is damaged: made again", path);
+    if (!*out_bytes)
+        iv__cl_host->log(IV_LOG_DEBUG, "compiled program %s is damaged: made again", path);
 }
 
 /* The folder with its parents. */
@@ -102,5 +108,6 @@ void iv__cl_cache_store(const cl_dev *dev, const uint64_t key[2], const void *by
     path_of(dev, key, path, sizeof(path));
     fill_head(&h, key, bytes, size);
     if (!make_folder(dev->cache) || !write_entry(path, &h, bytes))
-        iv__cl_host->log(IV_LOG_DEBUG, "keeping a compiled program as %s: %s", path, strerror(errno));
+        iv__cl_host->log(IV_LOG_DEBUG, "keeping a compiled program as %s: %s", path,
+                         strerror(errno));
 }

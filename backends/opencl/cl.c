@@ -1,7 +1,7 @@
 /* cl.c: the OpenCL library, opened at run time, and the names of its errors (see opencl.h).
  *
- * Nothing is linked: the ICD loader is INVAR_OPENCL_LIB, else libOpenCL.so.1.  It stays open, since the
- * threads of its platforms outlive us. */
+ * Nothing is linked: the ICD loader is INVAR_OPENCL_LIB, else libOpenCL.so.1.  It stays open, since
+ * the threads of its platforms outlive us. */
 #include "opencl.h"
 
 #include <dlfcn.h>
@@ -20,13 +20,18 @@ iv_status iv__cl_open(void)
     if (open_already) return IV_OK;
     void *lib = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!lib)
-        return h->fail(IV_UNAVAILABLE, "opening the OpenCL loader: %s [hint: install ocl-icd-libopencl1 and a driver such as pocl-opencl-icd, or set INVAR_OPENCL_LIB]",
+        return h->fail(IV_UNAVAILABLE,
+                       "opening the OpenCL loader: %s [hint: install ocl-icd-libopencl1 and a "
+                       "driver such as pocl-opencl-icd, or set INVAR_OPENCL_LIB]",
                        dlerror());
     cl_table t;
 #define S(name)                                                                                    \
     *(void **)&t.name = dlsym(lib, "cl" #name);                                                    \
     if (!t.name)                                                                                   \
-        return h->fail(IV_UNAVAILABLE, "opening the OpenCL loader %s: it has no function cl" #name " [hint: OpenCL 1.2 is needed]", path);
+        return h->fail(IV_UNAVAILABLE,                                                             \
+                       "opening the OpenCL loader %s: it has no function cl" #name                 \
+                       " [hint: OpenCL 1.2 is needed]",                                            \
+                       path);
 #include "cl.def"
 #undef S
     iv__cl = t;

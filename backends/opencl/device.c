@@ -1,7 +1,7 @@
 /* device.c: an OpenCL device: what it can do, and its memory (see opencl.h).
  *
- * Pinned host memory is a buffer that stays mapped: the host and the copies use its host address, and
- * kernels may not have it (OpenCL forbids them a mapped buffer). */
+ * Pinned host memory is a buffer that stays mapped: the host and the copies use its host address,
+ * and kernels may not have it (OpenCL forbids them a mapped buffer). */
 #include "opencl.h"
 
 #include <stdio.h>
@@ -11,7 +11,8 @@
 void iv__cl_device_text(cl_device_id id, cl_device_info what, char *out, size_t size)
 {
     char text[1024] = "";
-    if (iv__cl.GetDeviceInfo(id, what, sizeof(text) - 1, text, NULL) != CL_SUCCESS) snprintf(text, sizeof(text), "?");
+    if (iv__cl.GetDeviceInfo(id, what, sizeof(text) - 1, text, NULL) != CL_SUCCESS)
+        snprintf(text, sizeof(text), "?");
     size_t from = strspn(text, " ");
     snprintf(out, size, "%s", text + from);
 }
@@ -26,7 +27,8 @@ static bool has_extension(cl_device_id id, const char *name)
 {
     char all[8192] = " ", *at = all;
     const size_t n = strlen(name);
-    if (iv__cl.GetDeviceInfo(id, CL_DEVICE_EXTENSIONS, sizeof(all) - 1, all, NULL) != CL_SUCCESS) return false;
+    if (iv__cl.GetDeviceInfo(id, CL_DEVICE_EXTENSIONS, sizeof(all) - 1, all, NULL) != CL_SUCCESS)
+        return false;
     while ((at = strstr(at, name))) {
         if ((at == all || at[-1] == ' ') && (at[n] == ' ' || !at[n])) return true;
         at += n;
@@ -42,13 +44,17 @@ static void read_properties(cl_dev *d)
     iv__cl_device_text(d->id, CL_DRIVER_VERSION, d->driver, sizeof(d->driver));
     iv__cl_device_text(d->id, CL_DEVICE_VERSION, d->version, sizeof(d->version));
     iv__cl.GetDeviceInfo(d->id, CL_DEVICE_PLATFORM, sizeof(platform), &platform, NULL);
-    if (!platform || iv__cl.GetPlatformInfo(platform, CL_PLATFORM_NAME, sizeof(d->platform) - 1, d->platform, NULL) != CL_SUCCESS)
+    if (!platform || iv__cl.GetPlatformInfo(platform, CL_PLATFORM_NAME, sizeof(d->platform) - 1,
+                                            d->platform, NULL) != CL_SUCCESS)
         snprintf(d->platform, sizeof(d->platform), "?");
     d->pocl = strcmp(d->platform, "Portable Computing Language") == 0;
-    d->cpu = (device_number(d->id, CL_DEVICE_TYPE, sizeof(cl_device_type)) & CL_DEVICE_TYPE_CPU) != 0;
+    d->cpu =
+        (device_number(d->id, CL_DEVICE_TYPE, sizeof(cl_device_type)) & CL_DEVICE_TYPE_CPU) != 0;
     d->f64 = device_number(d->id, CL_DEVICE_DOUBLE_FP_CONFIG, sizeof(cl_device_fp_config)) != 0;
     d->f16 = has_extension(d->id, "cl_khr_fp16");
-    d->exact_option = (device_number(d->id, CL_DEVICE_SINGLE_FP_CONFIG, sizeof(cl_device_fp_config)) & CL_FP_CORRECTLY_ROUNDED_DIVIDE_SQRT) != 0;
+    d->exact_option =
+        (device_number(d->id, CL_DEVICE_SINGLE_FP_CONFIG, sizeof(cl_device_fp_config)) &
+         CL_FP_CORRECTLY_ROUNDED_DIVIDE_SQRT) != 0;
     d->mem_bytes = (int64_t)device_number(d->id, CL_DEVICE_GLOBAL_MEM_SIZE, sizeof(cl_ulong));
     d->most_bytes = (int64_t)device_number(d->id, CL_DEVICE_MAX_MEM_ALLOC_SIZE, sizeof(cl_ulong));
     d->units = (cl_uint)device_number(d->id, CL_DEVICE_MAX_COMPUTE_UNITS, sizeof(cl_uint));
@@ -62,10 +68,15 @@ static iv_status check_limits(const cl_dev *d)
     const uint64_t local = device_number(d->id, CL_DEVICE_LOCAL_MEM_SIZE, sizeof(cl_ulong));
     const uint64_t params = device_number(d->id, CL_DEVICE_MAX_PARAMETER_SIZE, sizeof(size_t));
     if (!d->cpu && (group < 64 || local < 32768))
-        return iv__cl_host->fail(IV_UNSUPPORTED, "opening %s (%s): its groups have at most %llu work-items and %llu bytes of local memory, need 64 and 32768",
-                                 d->label, d->name, (unsigned long long)group, (unsigned long long)local);
+        return iv__cl_host->fail(IV_UNSUPPORTED,
+                                 "opening %s (%s): its groups have at most %llu work-items and "
+                                 "%llu bytes of local memory, need 64 and 32768",
+                                 d->label, d->name, (unsigned long long)group,
+                                 (unsigned long long)local);
     if (params < 1024)
-        return iv__cl_host->fail(IV_UNSUPPORTED, "opening %s (%s): kernels take %llu bytes of parameters, need 1024", d->label, d->name, (unsigned long long)params);
+        return iv__cl_host->fail(
+            IV_UNSUPPORTED, "opening %s (%s): kernels take %llu bytes of parameters, need 1024",
+            d->label, d->name, (unsigned long long)params);
     return IV_OK;
 }
 
@@ -73,21 +84,23 @@ static iv_status open_context(cl_dev *d)
 {
     cl_int e;
     d->context = iv__cl.CreateContext(NULL, 1, &d->id, NULL, NULL, &e);
-    if (!d->context) return iv__cl_fail(e, "opening %s (%s): creating a context", d->label, d->name);
+    if (!d->context)
+        return iv__cl_fail(e, "opening %s (%s): creating a context", d->label, d->name);
     d->spare = iv__cl.CreateBuffer(d->context, CL_MEM_READ_WRITE, 64, NULL, &e);
     if (!d->spare) return iv__cl_fail(e, "opening %s (%s): creating a buffer", d->label, d->name);
     return IV_OK;
 }
 
-iv_status iv__cl_device_open(cl_device_id id, int32_t index, const char *cache, cl_cache_kind kind, cl_dev **out)
+iv_status iv__cl_device_open(cl_device_id id, int32_t index, const char *cache, cl_cache_kind kind,
+                             cl_dev **out)
 {
     cl_dev *d = calloc(1, sizeof(*d));
     if (!d) return iv__cl_host->fail(IV_NO_MEMORY, "opening an OpenCL device");
     d->id = id;
     snprintf(d->label, sizeof(d->label), "opencl:%d", index);
     read_properties(d);
-    /* PoCL keeps compiled kernels itself, and to ask it for a program's binary makes it compile every
-     * kernel once more than it needs: 12 of 24 seconds for a small GPT. */
+    /* PoCL keeps compiled kernels itself, and to ask it for a program's binary makes it compile
+     * every kernel once more than it needs: 12 of 24 seconds for a small GPT. */
     if (kind == CL_CACHE_NAMED || !d->pocl) snprintf(d->cache, sizeof(d->cache), "%s", cache);
     iv_status s = check_limits(d);
     if (s == IV_OK) s = open_context(d);
@@ -138,27 +151,37 @@ iv_status iv__cl_mem_alloc(void *dev, int64_t bytes, iv_mem_kind kind, void **ou
 {
     cl_dev *d = dev;
     cl_int e = CL_SUCCESS;
-    if (bytes <= 0) return iv__cl_host->fail(IV_INVALID, "allocating %lld bytes on %s", (long long)bytes, d->label);
+    if (bytes <= 0)
+        return iv__cl_host->fail(IV_INVALID, "allocating %lld bytes on %s", (long long)bytes,
+                                 d->label);
     const int64_t size = bytes > INT64_MAX - 64 ? bytes : (bytes + 63) / 64 * 64;
     if (size > d->most_bytes)
-        return iv__cl_host->fail(IV_NO_MEMORY, "%s (%s) gives at most %lld bytes in one piece, %lld are needed [hint: a smaller --batch or model]",
+        return iv__cl_host->fail(IV_NO_MEMORY,
+                                 "%s (%s) gives at most %lld bytes in one piece, %lld are needed "
+                                 "[hint: a smaller --batch or model]",
                                  d->label, d->name, (long long)d->most_bytes, (long long)bytes);
     cl_memory *m = calloc(1, sizeof(*m));
     if (!m) return iv__cl_host->fail(IV_NO_MEMORY, "allocating on %s", d->label);
     m->bytes = size;
-    m->mem = iv__cl.CreateBuffer(d->context, CL_MEM_READ_WRITE | (kind == IV_MEM_HOST ? CL_MEM_ALLOC_HOST_PTR : 0), (size_t)size, NULL, &e);
+    m->mem = iv__cl.CreateBuffer(
+        d->context, CL_MEM_READ_WRITE | (kind == IV_MEM_HOST ? CL_MEM_ALLOC_HOST_PTR : 0),
+        (size_t)size, NULL, &e);
     if (!m->mem) {
         free(m);
-        return iv__cl_fail(e, "%s (%s): creating a buffer of %lld bytes", d->label, d->name, (long long)size);
+        return iv__cl_fail(e, "%s (%s): creating a buffer of %lld bytes", d->label, d->name,
+                           (long long)size);
     }
     if (kind == IV_MEM_HOST) {
         cl_command_queue q = iv__cl.CreateCommandQueue(d->context, d->id, 0, &e);
-        if (q) m->host = iv__cl.EnqueueMapBuffer(q, m->mem, CL_TRUE, CL_MAP_READ | CL_MAP_WRITE, 0, (size_t)size, 0, NULL, NULL, &e);
+        if (q)
+            m->host = iv__cl.EnqueueMapBuffer(q, m->mem, CL_TRUE, CL_MAP_READ | CL_MAP_WRITE, 0,
+                                              (size_t)size, 0, NULL, NULL, &e);
         if (q) iv__cl.ReleaseCommandQueue(q);
         if (!m->host) {
             iv__cl.ReleaseMemObject(m->mem);
             free(m);
-            return iv__cl_fail(e, "%s (%s): mapping %lld bytes of pinned memory", d->label, d->name, (long long)size);
+            return iv__cl_fail(e, "%s (%s): mapping %lld bytes of pinned memory", d->label, d->name,
+                               (long long)size);
         }
     }
     d->allocated += size;

@@ -1,11 +1,13 @@
 /* elem.c: prints an element program as a kernel (see opencl.h).
  *
- * Every register is a variable, every operator a block with the expression of kernels/elem.def as it
- * stands there:
+ * Every register is a variable, every operator a block with the expression of kernels/elem.def as
+ * it stands there:
  *     { const AT a = r0, b = r1; const AT IMM0 = ..., IMM1 = ...; r2 = (AT)(a + b); }
  *     r2 = iv_from_bf16(iv_to_bf16(r2));                  rounded to the type of the node
- * On a GPU a lane has every 64th element of the group's 1024 and works out its index; on a CPU device
- * the groups are walked in runs of the innermost dimension, so that the loop becomes vector code. */
+ *
+ * On a GPU a lane has every 64th element of the group's 1024 and works out its index; on a CPU
+ * device the groups are walked in runs of the innermost dimension, so that the loop becomes vector
+ * code. */
 #include "opencl.h"
 
 #include <stdarg.h>
@@ -54,9 +56,12 @@ static void put(text *t, const char *fmt, ...)
 /* cl_elem_params, and what elem.def calls RNG. */
 static void put_head(text *t)
 {
-    put(t, "typedef struct { i64 off[%d], count, per_sample, dim[%d], stride[%d][%d]; u32 stream[%d]; } iv_elem_params;\n", IV_MAX_BUFS, IV_PROGRAM_DIMS,
-        IV_PROGRAM_INPUTS + 1, IV_PROGRAM_DIMS, IV_PROGRAM_OPS);
-    put(t, "typedef char iv_same_layout[sizeof(iv_elem_params) == %zu ? 1 : -1];\n", sizeof(cl_elem_params));
+    put(t,
+        "typedef struct { i64 off[%d], count, per_sample, dim[%d], stride[%d][%d]; u32 stream[%d]; "
+        "} iv_elem_params;\n",
+        IV_MAX_BUFS, IV_PROGRAM_DIMS, IV_PROGRAM_INPUTS + 1, IV_PROGRAM_DIMS, IV_PROGRAM_OPS);
+    put(t, "typedef char iv_same_layout[sizeof(iv_elem_params) == %zu ? 1 : -1];\n",
+        sizeof(cl_elem_params));
     put(t, "#define RNG(e) iv_random_u32(seed, STREAM, step, (e))\n");
 }
 
@@ -72,8 +77,10 @@ static void put_buffers(text *t, const iv_program *p)
         put(t, "    BUF(%c, x%d, %d);\n", letter(p->in_type[k]), k, k);
     put(t, "    BUF(%c, y, %d);\n", letter(p->out_type), p->n_in);
     if (!p->uses_rng) return;
-    put(t, "    __global const u64 *uniforms = (__global const u64 *)(iv_b%d + p.off[%d]);\n", p->n_in + 1, p->n_in + 1);
-    put(t, "    const u64 seed = uniforms[0], step = uniforms[1], first = uniforms[2] * (u64)p.per_sample;\n");
+    put(t, "    __global const u64 *uniforms = (__global const u64 *)(iv_b%d + p.off[%d]);\n",
+        p->n_in + 1, p->n_in + 1);
+    put(t, "    const u64 seed = uniforms[0], step = uniforms[1], first = uniforms[2] * "
+           "(u64)p.per_sample;\n");
 }
 
 /* A constant of the operator, by its bits. */
@@ -84,7 +91,8 @@ static void put_constant(text *t, const iv_program *p, const char *name, double 
     uint32_t v;
     memcpy(&u, &x, sizeof(u));
     memcpy(&v, &f, sizeof(v));
-    if (p->compute == IV_F64) put(t, "const AT %s = IV_AS_F64(0x%llxul); ", name, (unsigned long long)u);
+    if (p->compute == IV_F64)
+        put(t, "const AT %s = IV_AS_F64(0x%llxul); ", name, (unsigned long long)u);
     else put(t, "const AT %s = IV_AS_F32(0x%xu); ", name, v);
 }
 
@@ -98,8 +106,10 @@ static void put_op(text *t, const iv_program *p, int32_t k)
     if (strstr(expressions[op->op].text, "IMM1")) put_constant(t, p, "IMM1", op->imm[1]);
     if (strstr(expressions[op->op].text, "RNG")) put(t, "const u32 STREAM = p.stream[%d]; ", k);
     put(t, "r%d = (AT)(%s); }\n", op->dst, expressions[op->op].text);
-    if (op->round == IV_BF16) put(t, "        r%d = (AT)iv_from_bf16(iv_to_bf16((f32)r%d));\n", op->dst, op->dst);
-    else if (op->round == IV_F16) put(t, "        r%d = (AT)iv_from_f16(iv_to_f16((f32)r%d));\n", op->dst, op->dst);
+    if (op->round == IV_BF16)
+        put(t, "        r%d = (AT)iv_from_bf16(iv_to_bf16((f32)r%d));\n", op->dst, op->dst);
+    else if (op->round == IV_F16)
+        put(t, "        r%d = (AT)iv_from_f16(iv_to_f16((f32)r%d));\n", op->dst, op->dst);
     else if (op->round == IV_F32) put(t, "        r%d = (AT)(f32)r%d;\n", op->dst, op->dst);
 }
 
@@ -107,23 +117,20 @@ static void put_op(text *t, const iv_program *p, int32_t k)
 static void put_registers(text *t, const iv_program *p)
 {
     bool declared[256] = {false};
-    for (int32_t k = 0; k < p->n_in; ++k)
-        declared[k] = true;
+    for (int32_t k = 0; k < p->n_in; ++k) declared[k] = true;
     for (int32_t k = 0; k < p->n_ops; ++k) {
         if (!declared[p->ops[k].dst]) put(t, "        AT r%d;\n", p->ops[k].dst);
         declared[p->ops[k].dst] = true;
     }
     if (p->uses_rng) put(t, "        const u64 IDX = first + (u64)e;\n");
-    for (int32_t k = 0; k < p->n_ops; ++k)
-        put_op(t, p, k);
+    for (int32_t k = 0; k < p->n_ops; ++k) put_op(t, p, k);
 }
 
 /* sum of i<d> * stride over the dimensions [0, n) of operand k */
 static void put_place(text *t, int32_t k, int32_t n)
 {
     if (n == 0) put(t, "0");
-    for (int32_t d = 0; d < n; ++d)
-        put(t, "%si%d * p.stride[%d][%d]", d ? " + " : "", d, k, d);
+    for (int32_t d = 0; d < n; ++d) put(t, "%si%d * p.stride[%d][%d]", d ? " + " : "", d, k, d);
 }
 
 static void put_split(text *t, const iv_program *p, const char *from, const char *kind)
@@ -136,9 +143,13 @@ static void put_split(text *t, const iv_program *p, const char *from, const char
 
 static void put_gpu(text *t, const iv_program *p)
 {
-    put(t, "__kernel __attribute__((reqd_work_group_size(64, 1, 1))) void elements(IV_BUFS_, const iv_elem_params p)\n{\n");
+    put(t, "__kernel __attribute__((reqd_work_group_size(64, 1, 1))) void elements(IV_BUFS_, const "
+           "iv_elem_params p)\n{\n");
     put_buffers(t, p);
-    put(t, "    const i64 from = (i64)get_group_id(0) * %d, most = p.count - from < %d ? p.count : from + %d;\n", IV_PROGRAM_TILE, IV_PROGRAM_TILE, IV_PROGRAM_TILE);
+    put(t,
+        "    const i64 from = (i64)get_group_id(0) * %d, most = p.count - from < %d ? p.count : "
+        "from + %d;\n",
+        IV_PROGRAM_TILE, IV_PROGRAM_TILE, IV_PROGRAM_TILE);
     put(t, "    for (i64 e = from + (i64)get_local_id(0); e < most; e += 64) {\n");
     put_split(t, p, "e", "const ");
     for (int32_t k = 0; k < p->n_in; ++k) {
@@ -169,7 +180,9 @@ static void put_run(text *t, const iv_program *p, int32_t inner)
         put(t, ";\n");
     }
     for (int32_t k = 0; k < p->n_in; ++k)
-        if (p->in_stride[k][inner] == 0) put(t, "        const AT c%d = (AT)LD(%c, x%d, at%d);\n", k, letter(p->in_type[k]), k, k);
+        if (p->in_stride[k][inner] == 0)
+            put(t, "        const AT c%d = (AT)LD(%c, x%d, at%d);\n", k, letter(p->in_type[k]), k,
+                k);
     put(t, "        IV_SIMD for (i64 i = 0; i < run; ++i) {\n");
     for (int32_t k = 0; k < p->n_in; ++k) {
         snprintf(at, sizeof(at), "at%d", k);
@@ -192,21 +205,24 @@ static void put_run(text *t, const iv_program *p, int32_t inner)
 static void put_cpu(text *t, const iv_program *p)
 {
     const int32_t inner = p->n_dims - 1;
-    put(t, "__kernel __attribute__((reqd_work_group_size(1, 1, 1))) void elements(IV_BUFS_, const iv_elem_params p, const i64 iv_groups)\n{\n");
+    put(t, "__kernel __attribute__((reqd_work_group_size(1, 1, 1))) void elements(IV_BUFS_, const "
+           "iv_elem_params p, const i64 iv_groups)\n{\n");
     put_buffers(t, p);
     put(t, "    const i64 item = get_group_id(0), items = get_num_groups(0);\n");
-    put(t, "    i64 e0 = iv_groups * item / items * %d, end = iv_groups * (item + 1) / items * %d;\n", IV_PROGRAM_TILE, IV_PROGRAM_TILE);
+    put(t,
+        "    i64 e0 = iv_groups * item / items * %d, end = iv_groups * (item + 1) / items * %d;\n",
+        IV_PROGRAM_TILE, IV_PROGRAM_TILE);
     put(t, "    end = end < p.count ? end : p.count;\n");
     put_split(t, p, "e0", "");
     put(t, "    while (e0 < end) {\n");
-    put(t, "        const i64 left = p.dim[%d] - i%d, run = left < end - e0 ? left : end - e0;\n", inner, inner);
+    put(t, "        const i64 left = p.dim[%d] - i%d, run = left < end - e0 ? left : end - e0;\n",
+        inner, inner);
     put_run(t, p, inner);
     put(t, "        e0 += run;\n        i%d = 0;\n", inner);
     for (int32_t d = inner - 1; d > 0; --d)
         put(t, "        if (++i%d == p.dim[%d]) { i%d = 0;\n", d, d, d);
     if (inner > 0) put(t, "        ++i0;\n");
-    for (int32_t d = inner - 1; d > 0; --d)
-        put(t, "        }\n");
+    for (int32_t d = inner - 1; d > 0; --d) put(t, "        }\n");
     put(t, "    }\n}\n");
 }
 
@@ -228,11 +244,9 @@ void iv__cl_elem_params(const iv_program *p, cl_elem_params *out)
     for (int32_t d = 0; d < p->n_dims; ++d) {
         out->count *= p->dim[d];
         out->dim[d] = p->dim[d];
-        for (int32_t k = 0; k < p->n_in; ++k)
-            out->stride[k][d] = p->in_stride[k][d];
+        for (int32_t k = 0; k < p->n_in; ++k) out->stride[k][d] = p->in_stride[k][d];
         out->stride[p->n_in][d] = p->out_stride[d];
     }
     out->per_sample = p->rng_per_sample;
-    for (int32_t k = 0; k < p->n_ops; ++k)
-        out->stream[k] = p->ops[k].stream;
+    for (int32_t k = 0; k < p->n_ops; ++k) out->stream[k] = p->ops[k].stream;
 }

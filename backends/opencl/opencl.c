@@ -1,8 +1,8 @@
 /* opencl.c: the OpenCL backend: the plugin and its list of devices (see opencl.h).
  *
- * Devices of all platforms count through: opencl:0, opencl:1, ... in the order in which the loader names
- * platforms and these their devices.  Left out, with a line in the debug log: devices that are switched
- * off, have no compiler or store the high byte first. */
+ * Devices of all platforms count through: opencl:0, opencl:1, ... in the order in which the loader
+ * names platforms and these their devices.  Left out, with a line in the debug log: devices that
+ * are switched off, have no compiler or store the high byte first. */
 #include "opencl.h"
 
 #include <stdio.h>
@@ -50,7 +50,8 @@ static void add_platform(cl_driver *d, cl_platform_id platform)
     cl_uint n = 0;
     const cl_int e = iv__cl.GetDeviceIDs(platform, CL_DEVICE_TYPE_ALL, MOST_DEVICES, ids, &n);
     if (e != CL_SUCCESS && e != CL_DEVICE_NOT_FOUND)
-        iv__cl_host->log(IV_LOG_WARN, "an OpenCL platform lists no devices: %s = %d", iv__cl_name(e), (int)e);
+        iv__cl_host->log(IV_LOG_WARN, "an OpenCL platform lists no devices: %s = %d",
+                         iv__cl_name(e), (int)e);
     if (e != CL_SUCCESS) return;
     for (cl_uint i = 0; i < n && i < MOST_DEVICES; ++i)
         if (d->n < MOST_DEVICES && usable(ids[i])) d->devices[d->n++] = ids[i];
@@ -62,18 +63,23 @@ static iv_status find_devices(cl_driver *d)
     cl_uint n = 0;
     const cl_int e = iv__cl.GetPlatformIDs(MOST_PLATFORMS, platforms, &n);
     if (e != CL_SUCCESS || n == 0)
-        return iv__cl_host->fail(IV_UNAVAILABLE, "looking for OpenCL platforms: there are none (clGetPlatformIDs = %d) [hint: install a driver such as pocl-opencl-icd]", (int)e);
-    for (cl_uint i = 0; i < n && i < MOST_PLATFORMS; ++i)
-        add_platform(d, platforms[i]);
+        return iv__cl_host->fail(IV_UNAVAILABLE,
+                                 "looking for OpenCL platforms: there are none (clGetPlatformIDs = "
+                                 "%d) [hint: install a driver such as pocl-opencl-icd]",
+                                 (int)e);
+    for (cl_uint i = 0; i < n && i < MOST_PLATFORMS; ++i) add_platform(d, platforms[i]);
     if (d->n == 0)
-        return iv__cl_host->fail(IV_UNAVAILABLE, "looking for OpenCL devices: %u platforms list none that can be used", n);
+        return iv__cl_host->fail(
+            IV_UNAVAILABLE, "looking for OpenCL devices: %u platforms list none that can be used",
+            n);
     return IV_OK;
 }
 
 /* The folder of compiled kernels: the option, INVAR_CACHE_DIR, ~/.cache/invar, or none. */
 static void choose_cache(const char *option, cl_driver *d)
 {
-    const char *named = option ? option : iv__cl_host->env("INVAR_CACHE_DIR"), *home = iv__cl_host->env("HOME");
+    const char *named = option ? option : iv__cl_host->env("INVAR_CACHE_DIR"),
+               *home = iv__cl_host->env("HOME");
     d->cache_kind = named ? CL_CACHE_NAMED : CL_CACHE_DEFAULT;
     if (named) snprintf(d->cache, sizeof(d->cache), "%s", named);
     else if (home) snprintf(d->cache, sizeof(d->cache), "%s/.cache/invar", home);
@@ -111,7 +117,9 @@ static iv_status cl_device_open(void *drv, int32_t index, void **out_dev)
 {
     const cl_driver *d = drv;
     cl_dev *dev;
-    if (index < 0 || index >= d->n) return iv__cl_host->fail(IV_UNAVAILABLE, "opening opencl:%d: there are %d OpenCL devices", index, d->n);
+    if (index < 0 || index >= d->n)
+        return iv__cl_host->fail(IV_UNAVAILABLE, "opening opencl:%d: there are %d OpenCL devices",
+                                 index, d->n);
     iv_status s = iv__cl_device_open(d->devices[index], index, d->cache, d->cache_kind, &dev);
     if (s == IV_OK) *out_dev = dev;
     return s;

@@ -7,8 +7,9 @@
  *   program.c  kernels out of texts; cache.c keeps compiled programs on disk
  *   elem.c     text of element programs
  *
- * A device of type CPU (dev->cpu) compiles the host's form of the kernels (IV_CPU_DEVICE in portable.h):
- * its kernels have a ninth argument, the number of groups, of which every work-item does a part.
+ * A device of type CPU (dev->cpu) compiles the host's form of the kernels (IV_CPU_DEVICE in
+ * portable.h): its kernels have a ninth argument, the number of groups, of which every work-item
+ * does a part.
  *
  * Threads: as the HAL: one thread at a time for a device. */
 #ifndef IV_BACKENDS_OPENCL_OPENCL_H
@@ -43,7 +44,8 @@ typedef struct cl_params {
     float f[IV_KERNEL_FLOATS];
 } cl_params;
 
-/* The parameter block of element programs; the struct in the text that elem.c writes is the same. */
+/* The parameter block of element programs; the struct in the text that elem.c writes is the same.
+ */
 typedef struct cl_elem_params {
     int64_t off[IV_MAX_BUFS];
     int64_t count, per_sample;
@@ -68,14 +70,14 @@ typedef struct cl_code {
 typedef struct cl_device {
     cl_device_id id;
     cl_context context;
-    cl_mem spare;        /* for arguments that a launch does not use */
+    cl_mem spare; /* for arguments that a launch does not use */
     cl_code *codes;
-    char label[32];      /* "opencl:0" */
+    char label[32]; /* "opencl:0" */
     char platform[64], name[128], vendor[64], driver[64], version[64];
-    char cache[512];     /* folder of compiled programs; "": none, or the platform keeps its own */
+    char cache[512]; /* folder of compiled programs; "": none, or the platform keeps its own */
     char notes[256];
     int64_t mem_bytes, most_bytes, allocated;
-    uint64_t freed;      /* number of memories freed: arguments set before may be stale */
+    uint64_t freed; /* number of memories freed: arguments set before may be stale */
     cl_uint units;
     bool cpu, pocl, f64, f16, exact_option, exact;
 } cl_dev;
@@ -83,7 +85,7 @@ typedef struct cl_device {
 typedef struct cl_kern {
     cl_kernel kernel;
     char name[48];
-    bool program;          /* an element program: elem holds its constant part */
+    bool program; /* an element program: elem holds its constant part */
     cl_elem_params elem;
     cl_mem set[IV_MAX_BUFS]; /* arguments as last set, */
     uint64_t freed;          /* when this many memories had been freed */
@@ -100,9 +102,11 @@ typedef struct cl_queue {
 } cl_queue;
 
 /* device.c */
-/* How the folder of compiled programs was found: a platform that has its own uses ours only if named. */
+/* How the folder of compiled programs was found: a platform that has its own uses ours only if
+ * named. */
 typedef enum cl_cache_kind { CL_CACHE_NAMED, CL_CACHE_DEFAULT } cl_cache_kind;
-iv_status iv__cl_device_open(cl_device_id id, int32_t index, const char *cache, cl_cache_kind kind, cl_dev **out);
+iv_status iv__cl_device_open(cl_device_id id, int32_t index, const char *cache, cl_cache_kind kind,
+                             cl_dev **out);
 void iv__cl_device_close(void *dev);
 iv_status iv__cl_device_info(void *dev, iv_device_info *out);
 iv_status iv__cl_mem_alloc(void *dev, int64_t bytes, iv_mem_kind kind, void **out_mem);
@@ -138,18 +142,19 @@ bool iv__cl_add_file(cl_source *s, const char *name);
 void iv__cl_add_text(cl_source *s, const char *text);
 /* Compiles the texts (or takes them from the device's list or the cache on disk) and makes kernel
  * `function` of them; `what` names it in errors. */
-iv_status iv__cl_kernel_make(cl_dev *dev, const cl_source *s, const char *function, const char *what,
-                             cl_kern **out);
+iv_status iv__cl_kernel_make(cl_dev *dev, const cl_source *s, const char *function,
+                             const char *what, cl_kern **out);
 iv_status iv__cl_kernel_build(void *dev, const iv_kernel_src *src, void **out_kernel);
 void iv__cl_kernel_free(void *dev, void *kernel);
 
 /* cache.c: compiled programs on disk; folder and file appear when the first is stored. */
 /* *out_bytes is malloc'ed, NULL if there is no good entry. */
-void iv__cl_cache_load(const cl_dev *dev, const uint64_t key[2], void **out_bytes, size_t *out_size);
+void iv__cl_cache_load(const cl_dev *dev, const uint64_t key[2], void **out_bytes,
+                       size_t *out_size);
 void iv__cl_cache_store(const cl_dev *dev, const uint64_t key[2], const void *bytes, size_t size);
 
-/* elem.c: the text of a program, a kernel `elements`.  Shapes, strides and streams are parameters, so that
- * programs that differ in them only share a text.  malloc'ed; NULL: out of memory. */
+/* elem.c: the text of a program, a kernel `elements`.  Shapes, strides and streams are parameters,
+ * so that programs that differ in them only share a text.  malloc'ed; NULL: out of memory. */
 char *iv__cl_elem_text(const cl_dev *dev, const iv_program *p);
 void iv__cl_elem_params(const iv_program *p, cl_elem_params *out);
 

@@ -1,9 +1,10 @@
 /* probe.c: does the device round as the numerics contract wants?  (see opencl.h)
  *
- * Drivers announce their rounding, and not always rightly.  So a kernel does each basic operation on
- * 4096 triples of numbers, half of moderate size, half random bits (with denormals, infinities and NaN
- * among them), in f32 and, where the device has it, f64; the host does the same, and every bit counts
- * (any NaN is as good as another).  The last operation is a product and a sum that must not fuse. */
+ * Drivers announce their rounding, and not always rightly.  So a kernel does each basic operation
+ * on 4096 triples of numbers, half of moderate size, half random bits (with denormals, infinities
+ * and NaN among them), in f32 and, where the device has it, f64; the host does the same, and every
+ * bit counts (any NaN is as good as another).  The last operation is a product and a sum that must
+ * not fuse. */
 #include "opencl.h"
 
 #include <math.h>
@@ -12,7 +13,8 @@
 #include <string.h>
 
 enum { TRIPLES = 4096, OPS = 6 };
-static const char *const op_names[OPS] = {"addition", "product", "fma", "division", "square root", "a * b + c"};
+static const char *const op_names[OPS] = {"addition", "product",     "fma",
+                                          "division", "square root", "a * b + c"};
 
 static const char text[] =
     "IV_KERNEL(probe)\n"
@@ -103,7 +105,8 @@ static void compare(const char *have, const char *want, size_t size, int wrong[O
 }
 
 /* Runs `kernel` on x (in_bytes) and gets y (out_bytes). */
-static iv_status run(cl_dev *d, cl_kern *kernel, const void *x, int64_t in_bytes, void *y, int64_t out_bytes)
+static iv_status run(cl_dev *d, cl_kern *kernel, const void *x, int64_t in_bytes, void *y,
+                     int64_t out_bytes)
 {
     void *q = NULL, *in = NULL, *out = NULL;
     iv_status s = iv__cl_queue_open(d, IV_QUEUE_COMPUTE, &q);
@@ -111,7 +114,10 @@ static iv_status run(cl_dev *d, cl_kern *kernel, const void *x, int64_t in_bytes
     if (s == IV_OK) s = iv__cl_mem_alloc(d, out_bytes, IV_MEM_DEVICE, &out);
     if (s == IV_OK) s = iv__cl_write(q, (iv_buffer){in, 0, in_bytes}, x);
     if (s == IV_OK) {
-        const iv_launch l = {.buf = {{in, 0, in_bytes}, {out, 0, out_bytes}}, .n_bufs = 2, .groups = 1, .n = {TRIPLES}};
+        const iv_launch l = {.buf = {{in, 0, in_bytes}, {out, 0, out_bytes}},
+                             .n_bufs = 2,
+                             .groups = 1,
+                             .n = {TRIPLES}};
         s = iv__cl_launch(q, kernel, &l);
     }
     if (s == IV_OK) s = iv__cl_read(q, y, (iv_buffer){out, 0, out_bytes});
@@ -137,7 +143,8 @@ static iv_status probe_type(cl_dev *d, bool f64, int wrong[OPS])
     if (memory) {
         char *have = memory + in, *want = have + out;
         f64 ? inputs_f64((double *)(void *)memory) : inputs_f32((float *)(void *)memory);
-        f64 ? expect_f64((double *)(void *)memory, (double *)(void *)want) : expect_f32((float *)(void *)memory, (float *)(void *)want);
+        f64 ? expect_f64((double *)(void *)memory, (double *)(void *)want)
+            : expect_f32((float *)(void *)memory, (float *)(void *)want);
         s = run(d, kernel, memory, in, have, out);
         if (s == IV_OK) compare(have, want, size, wrong);
     } else {
@@ -151,7 +158,9 @@ static iv_status probe_type(cl_dev *d, bool f64, int wrong[OPS])
 iv_status iv__cl_probe(cl_dev *d)
 {
     d->exact = true;
-    size_t n = (size_t)snprintf(d->notes, sizeof(d->notes), "%s, f16 %s", d->cpu ? "kernels in the host's form" : "groups of 64 work-items", d->f16 ? "supported" : "stored only");
+    size_t n = (size_t)snprintf(d->notes, sizeof(d->notes), "%s, f16 %s",
+                                d->cpu ? "kernels in the host's form" : "groups of 64 work-items",
+                                d->f16 ? "supported" : "stored only");
     for (int f64 = 0; f64 <= (d->f64 ? 1 : 0); ++f64) {
         int wrong[OPS] = {0};
         const iv_status s = probe_type(d, f64 == 1, wrong);
@@ -159,7 +168,9 @@ iv_status iv__cl_probe(cl_dev *d)
         for (int i = 0; i < OPS; ++i) {
             if (wrong[i] == 0) continue;
             d->exact = false;
-            if (n < sizeof(d->notes)) n += (size_t)snprintf(d->notes + n, sizeof(d->notes) - n, ", %s %s inexact", f64 ? "f64" : "f32", op_names[i]);
+            if (n < sizeof(d->notes))
+                n += (size_t)snprintf(d->notes + n, sizeof(d->notes) - n, ", %s %s inexact",
+                                      f64 ? "f64" : "f32", op_names[i]);
         }
     }
     return IV_OK;

@@ -1,8 +1,9 @@
 /* queue.c: in-order queues: copies, launches, timeline (see opencl.h).
  *
- * A fault is sticky: the first one is kept, and every later call returns it.  A launch is one enqueue, and
- * sets only the arguments that have changed.  Points of the timeline are events of markers; the last 64
- * are kept, and an older one is as good as the oldest of these, because the queue is in order. */
+ * A fault is sticky: the first one is kept, and every later call returns it.  A launch is one
+ * enqueue, and sets only the arguments that have changed.  Points of the timeline are events of
+ * markers; the last 64 are kept, and an older one is as good as the oldest of these, because the
+ * queue is in order. */
 #include "opencl.h"
 
 #include <stdarg.h>
@@ -14,7 +15,8 @@
 enum { ITEMS_PER_UNIT = 4 };
 
 /* Keeps the failure for good and returns it. */
-static iv_status fault(cl_queue *q, cl_int e, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+static iv_status fault(cl_queue *q, cl_int e, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 static iv_status fault(cl_queue *q, cl_int e, const char *fmt, ...)
 {
     char what[256];
@@ -22,7 +24,8 @@ static iv_status fault(cl_queue *q, cl_int e, const char *fmt, ...)
     va_start(args, fmt);
     vsnprintf(what, sizeof(what), fmt, args);
     va_end(args);
-    snprintf(q->why, sizeof(q->why), "%s (%s), %s: %s = %d", q->dev->label, q->dev->name, what, iv__cl_name(e), (int)e);
+    snprintf(q->why, sizeof(q->why), "%s (%s), %s: %s = %d", q->dev->label, q->dev->name, what,
+             iv__cl_name(e), (int)e);
     q->failed = iv__cl_fail(e, "%s (%s), %s", q->dev->label, q->dev->name, what);
     return q->failed;
 }
@@ -82,7 +85,9 @@ iv_status iv__cl_write(void *queue, iv_buffer dst, const void *src)
         memcpy(pinned(dst), src, (size_t)dst.bytes);
         return IV_OK;
     }
-    const cl_int e = iv__cl.EnqueueWriteBuffer(q->queue, memory_of(dst)->mem, CL_TRUE, (size_t)dst.offset, (size_t)dst.bytes, src, 0, NULL, NULL);
+    const cl_int e =
+        iv__cl.EnqueueWriteBuffer(q->queue, memory_of(dst)->mem, CL_TRUE, (size_t)dst.offset,
+                                  (size_t)dst.bytes, src, 0, NULL, NULL);
     return e == CL_SUCCESS ? IV_OK : fault(q, e, "writing %lld bytes", (long long)dst.bytes);
 }
 
@@ -96,7 +101,9 @@ iv_status iv__cl_read(void *queue, void *dst, iv_buffer src)
         if (s == IV_OK) memcpy(dst, pinned(src), (size_t)src.bytes);
         return s;
     }
-    const cl_int e = iv__cl.EnqueueReadBuffer(q->queue, memory_of(src)->mem, CL_FALSE, (size_t)src.offset, (size_t)src.bytes, dst, 0, NULL, NULL);
+    const cl_int e =
+        iv__cl.EnqueueReadBuffer(q->queue, memory_of(src)->mem, CL_FALSE, (size_t)src.offset,
+                                 (size_t)src.bytes, dst, 0, NULL, NULL);
     return e == CL_SUCCESS ? IV_OK : fault(q, e, "reading %lld bytes", (long long)src.bytes);
 }
 
@@ -112,9 +119,15 @@ iv_status iv__cl_copy(void *queue, iv_buffer dst, iv_buffer src)
         if (s == IV_OK) memmove(pinned(dst), pinned(src), n);
         return s;
     }
-    if (pinned(dst)) e = iv__cl.EnqueueReadBuffer(q->queue, memory_of(src)->mem, CL_FALSE, from, n, pinned(dst), 0, NULL, NULL);
-    else if (pinned(src)) e = iv__cl.EnqueueWriteBuffer(q->queue, memory_of(dst)->mem, CL_FALSE, to, n, pinned(src), 0, NULL, NULL);
-    else e = iv__cl.EnqueueCopyBuffer(q->queue, memory_of(src)->mem, memory_of(dst)->mem, from, to, n, 0, NULL, NULL);
+    if (pinned(dst))
+        e = iv__cl.EnqueueReadBuffer(q->queue, memory_of(src)->mem, CL_FALSE, from, n, pinned(dst),
+                                     0, NULL, NULL);
+    else if (pinned(src))
+        e = iv__cl.EnqueueWriteBuffer(q->queue, memory_of(dst)->mem, CL_FALSE, to, n, pinned(src),
+                                      0, NULL, NULL);
+    else
+        e = iv__cl.EnqueueCopyBuffer(q->queue, memory_of(src)->mem, memory_of(dst)->mem, from, to,
+                                     n, 0, NULL, NULL);
     return e == CL_SUCCESS ? IV_OK : fault(q, e, "copying %lld bytes", (long long)src.bytes);
 }
 
@@ -129,7 +142,9 @@ iv_status iv__cl_fill(void *queue, iv_buffer dst, uint32_t pattern)
             memcpy(pinned(dst) + 4 * i, &pattern, 4);
         return s;
     }
-    const cl_int e = iv__cl.EnqueueFillBuffer(q->queue, memory_of(dst)->mem, &pattern, sizeof(pattern), (size_t)dst.offset, (size_t)dst.bytes, 0, NULL, NULL);
+    const cl_int e =
+        iv__cl.EnqueueFillBuffer(q->queue, memory_of(dst)->mem, &pattern, sizeof(pattern),
+                                 (size_t)dst.offset, (size_t)dst.bytes, 0, NULL, NULL);
     return e == CL_SUCCESS ? IV_OK : fault(q, e, "filling %lld bytes", (long long)dst.bytes);
 }
 
@@ -138,7 +153,8 @@ iv_status iv__cl_fill(void *queue, iv_buffer dst, uint32_t pattern)
 static cl_int set_buffers(const cl_queue *q, cl_kern *k, const iv_launch *l)
 {
     cl_int e = CL_SUCCESS;
-    const bool stale = k->freed != q->dev->freed; /* an address may have come back for another memory */
+    const bool stale =
+        k->freed != q->dev->freed; /* an address may have come back for another memory */
     for (cl_uint i = 0; i < IV_MAX_BUFS && e == CL_SUCCESS; ++i) {
         const cl_memory *m = (int32_t)i < l->n_bufs ? l->buf[i].mem : NULL;
         const cl_mem mem = m ? m->mem : q->dev->spare;
@@ -155,13 +171,11 @@ static cl_int set_params(cl_kern *k, const iv_launch *l)
 {
     cl_params p = {0};
     int64_t *off = k->program ? k->elem.off : p.off;
-    for (int32_t i = 0; i < l->n_bufs; ++i)
-        off[i] = l->buf[i].offset;
+    for (int32_t i = 0; i < l->n_bufs; ++i) off[i] = l->buf[i].offset;
     if (k->program) return iv__cl.SetKernelArg(k->kernel, IV_MAX_BUFS, sizeof(k->elem), &k->elem);
     memcpy(p.n, l->n, sizeof(p.n));
     memcpy(p.d, l->f, sizeof(p.d));
-    for (int32_t i = 0; i < IV_KERNEL_FLOATS; ++i)
-        p.f[i] = (float)l->f[i];
+    for (int32_t i = 0; i < IV_KERNEL_FLOATS; ++i) p.f[i] = (float)l->f[i];
     return iv__cl.SetKernelArg(k->kernel, IV_MAX_BUFS, sizeof(p), &p);
 }
 
@@ -173,13 +187,20 @@ iv_status iv__cl_launch(void *queue, void *kernel, const iv_launch *l)
     if (l->groups <= 0) return IV_OK;
     const bool cpu = q->dev->cpu;
     const int64_t items = (int64_t)q->dev->units * ITEMS_PER_UNIT;
-    const size_t local = cpu ? 1 : 64, global = cpu ? (size_t)(l->groups < items ? l->groups : items) : (size_t)l->groups * 64;
+    const size_t local = cpu ? 1 : 64,
+                 global =
+                     cpu ? (size_t)(l->groups < items ? l->groups : items) : (size_t)l->groups * 64;
     const cl_long groups = l->groups;
     cl_int e = set_buffers(q, k, l);
     if (e == CL_SUCCESS) e = set_params(k, l);
-    if (e == CL_SUCCESS && cpu) e = iv__cl.SetKernelArg(k->kernel, IV_MAX_BUFS + 1, sizeof(groups), &groups);
-    if (e == CL_SUCCESS) e = iv__cl.EnqueueNDRangeKernel(q->queue, k->kernel, 1, NULL, &global, &local, 0, NULL, NULL);
-    return e == CL_SUCCESS ? IV_OK : fault(q, e, "running kernel %s on %lld groups", k->name, (long long)l->groups);
+    if (e == CL_SUCCESS && cpu)
+        e = iv__cl.SetKernelArg(k->kernel, IV_MAX_BUFS + 1, sizeof(groups), &groups);
+    if (e == CL_SUCCESS)
+        e = iv__cl.EnqueueNDRangeKernel(q->queue, k->kernel, 1, NULL, &global, &local, 0, NULL,
+                                        NULL);
+    return e == CL_SUCCESS
+               ? IV_OK
+               : fault(q, e, "running kernel %s on %lld groups", k->name, (long long)l->groups);
 }
 
 /* ---- timeline ---- */
@@ -205,12 +226,15 @@ iv_status iv__cl_wait(void *queue, void *other_q, uint64_t seq)
     if (other->failed != IV_OK) return again(other);
     if (seq == 0 || q == other) return IV_OK;
     if (seq > other->seq)
-        return iv__cl_host->fail(IV_INVALID, "%s waits for point %llu of a queue that has reached %llu", q->dev->label, (unsigned long long)seq, (unsigned long long)other->seq);
+        return iv__cl_host->fail(
+            IV_INVALID, "%s waits for point %llu of a queue that has reached %llu", q->dev->label,
+            (unsigned long long)seq, (unsigned long long)other->seq);
     if (other->seq - seq >= CL_RING) seq = other->seq - CL_RING + 1;
     cl_event event = other->ring[seq % CL_RING];
     cl_int e = iv__cl.Flush(other->queue);
     /* Events do not reach beyond their context: then the host waits. */
-    if (e == CL_SUCCESS && q->dev == other->dev) e = iv__cl.EnqueueBarrierWithWaitList(q->queue, 1, &event, NULL);
+    if (e == CL_SUCCESS && q->dev == other->dev)
+        e = iv__cl.EnqueueBarrierWithWaitList(q->queue, 1, &event, NULL);
     else if (e == CL_SUCCESS) e = iv__cl.WaitForEvents(1, &event);
     return e == CL_SUCCESS ? IV_OK : fault(q, e, "waiting for another queue");
 }

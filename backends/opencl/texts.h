@@ -1,5 +1,6 @@
-/* texts.h: the texts of kernels/ inside the library, for devices that compile at run time.  The build
- * writes the table (cmake/embed.cmake) from portable.h, the other headers of the dialect and all *.k. */
+/* texts.h: the texts of kernels/ inside the library, for devices that compile at run time.  The
+ * build writes the table (cmake/embed.cmake) from portable.h, the other headers of the dialect and
+ * all *.k. */
 #ifndef IV_KERNELS_TEXTS_H
 #define IV_KERNELS_TEXTS_H
 

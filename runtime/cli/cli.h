@@ -29,9 +29,9 @@ typedef struct iv__cli_setting {
 typedef struct iv__cli iv__cli;
 typedef struct iv__cli_command {
     const char *name;
-    uint32_t bit;           /* IV_CLI_TRAIN, ... */
-    bool config;            /* takes the options of config.def */
-    int32_t least, most;    /* positional arguments */
+    uint32_t bit;        /* IV_CLI_TRAIN, ... */
+    bool config;         /* takes the options of config.def */
+    int32_t least, most; /* positional arguments */
     const char *args, *summary;
     int (*run)(iv__cli *c); /* returns the exit status */
 } iv__cli_command;
@@ -75,8 +75,8 @@ typedef struct iv__cli_option {
     const char *name, *letter; /* "--verbose", "-v" or NULL */
     uint32_t commands;         /* bits */
     enum { IV_OPT_FLAG, IV_OPT_TEXT, IV_OPT_INT, IV_OPT_FLOAT, IV_OPT_SET } kind;
-    size_t at;                 /* offset of the field in iv__cli */
-    const char *value, *help;  /* name of the value in help texts, or NULL */
+    size_t at;                /* offset of the field in iv__cli */
+    const char *value, *help; /* name of the value in help texts, or NULL */
 } iv__cli_option;
 /* Ended by a NULL name. */
 extern const iv__cli_option iv__cli_options[];
@@ -105,7 +105,7 @@ void iv__print_time(char out[32], double seconds);
 
 /* ---- progress.c ---- what a person sees of a run, on stderr */
 typedef struct iv__progress {
-    bool terminal, drawn;  /* a bar is on the line */
+    bool terminal, drawn; /* a bar is on the line */
     int64_t max_steps, memory_bytes;
     int64_t start_step;    /* steps done before this run's first; < 0: not known yet */
     double max_seconds;    /* 0: no limit */

@@ -137,14 +137,12 @@ static int print_json(const iv__cli *c, const request *q)
     fputs("{\"checkpoint\":", stdout);
     iv__json_text(stdout, q->checkpoint);
     if (q->vocab <= 256) {
-        for (int64_t i = 0; i < c->tokens; ++i)
-            bytes[i] = (char)q->text[i];
+        for (int64_t i = 0; i < c->tokens; ++i) bytes[i] = (char)q->text[i];
         fputs(",\"text\":", stdout);
         iv__json_bytes(stdout, bytes, (size_t)c->tokens);
     }
     fputs(",\"tokens\":[", stdout);
-    for (int64_t i = 0; i < c->tokens; ++i)
-        printf("%s%d", i ? "," : "", q->text[i]);
+    for (int64_t i = 0; i < c->tokens; ++i) printf("%s%d", i ? "," : "", q->text[i]);
     puts("]}");
     free(bytes);
     return 0;

@@ -63,6 +63,5 @@ void iv__cli_help(FILE *f, const iv__cli_command *command)
     const int64_t n = iv_config_keys(&keys);
     fprintf(f,
             "\nKeys of CONFIG.yaml and of --set, the options that set them, and [defaults]:\n\n");
-    for (int64_t i = 0; i < n; ++i)
-        print_key(f, command, &keys[i]);
+    for (int64_t i = 0; i < n; ++i) print_key(f, command, &keys[i]);
 }

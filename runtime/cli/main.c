@@ -95,9 +95,10 @@ static bool is_one_of(const char *s, const char *a, const char *b)
     return strcmp(s, a) == 0 || strcmp(s, b) == 0;
 }
 
-/* OpenMP threads that wait in a spin for milliseconds take a core from whoever has work: on a machine
- * that others use too, a training step gets ten times slower.  The OpenMP runtimes read these variables
- * when they are loaded, before main, so the program starts itself once more.  What the user set stays. */
+/* OpenMP threads that wait in a spin for milliseconds take a core from whoever has work: on a
+ * machine that others use too, a training step gets ten times slower.  The OpenMP runtimes read
+ * these variables when they are loaded, before main, so the program starts itself once more.  What
+ * the user set stays. */
 static void tame_waiting(char **argv)
 {
     static const char *const theirs[] = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"};

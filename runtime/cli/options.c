@@ -53,8 +53,7 @@ static int32_t distance(const char *a, const char *b)
 {
     int32_t row[LONGEST + 1];
     const int32_t n = (int32_t)strlen(a), m = (int32_t)strlen(b);
-    for (int32_t j = 0; j <= m; ++j)
-        row[j] = j;
+    for (int32_t j = 0; j <= m; ++j) row[j] = j;
     for (int32_t i = 1; i <= n; ++i) {
         int32_t diagonal = row[0];
         row[0] = i;

@@ -64,8 +64,7 @@ void iv__print_bytes(char out[32], int64_t bytes)
     static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
     double v = (double)bytes;
     int32_t u = 0;
-    for (; v >= 1024 && u < 4; ++u)
-        v /= 1024;
+    for (; v >= 1024 && u < 4; ++u) v /= 1024;
     snprintf(out, 32, u == 0 ? "%.0f %s" : "%.1f %s", v, units[u]);
 }
 
@@ -73,8 +72,7 @@ void iv__print_count(char out[32], double n)
 {
     static const char *const units[] = {"", "k", "M", "G"};
     int32_t u = 0;
-    for (; n >= 1000 && u < 3; ++u)
-        n /= 1000;
+    for (; n >= 1000 && u < 3; ++u) n /= 1000;
     snprintf(out, 32, n >= 100 || (u == 0 && n == floor(n)) ? "%.0f%s" : "%.1f%s", n, units[u]);
 }
 

@@ -142,8 +142,7 @@ static iv_status source_finish(source *s)
     /* The end of a gzip stream (with its checksum) is seen by asking for one byte more. */
     uint8_t extra;
     size_t got = 0;
-    while (s->is_gz && !s->ended && got == 0)
-        IV_TRY(inflate_some(s, &extra, 1, &got));
+    while (s->is_gz && !s->ended && got == 0) IV_TRY(inflate_some(s, &extra, 1, &got));
     if (got > 0 || s->at != s->map.size) {
         IV_FAIL(IV_CORRUPT, "reading %s: there are bytes after the end that its header tells",
                 s->path);
@@ -175,8 +174,7 @@ static iv_status read_header(source *s, int rank, array *a, int64_t *out_bytes)
     }
     IV_TRY(source_read(s, head + 4, 4 * (size_t)rank));
     int64_t bytes = 1;
-    for (int k = 0; k < 3; ++k)
-        a->dim[k] = k < rank ? big_endian(head + 4 + 4 * k) : 1;
+    for (int k = 0; k < 3; ++k) a->dim[k] = k < rank ? big_endian(head + 4 + 4 * k) : 1;
     for (int k = 0; k < 3; ++k) {
         if (a->dim[k] < 1 || a->dim[k] > INT32_MAX) {
             IV_FAIL(IV_CORRUPT, "reading %s: dimension %d is %lld, expected 1 to %d", s->path, k,
@@ -316,8 +314,7 @@ static iv_status idx_open(iv_dataset *d, const char *dir, int64_t context, doubl
     }
     d->info.sample = IV_SHAPE(1, x->images[IV_TRAIN].dim[1], x->images[IV_TRAIN].dim[2]);
     d->info.classes = count_classes(x);
-    for (int k = 0; k < 2; ++k)
-        d->info.samples[k] = x->images[k].dim[0];
+    for (int k = 0; k < 2; ++k) d->info.samples[k] = x->images[k].dim[0];
     d->self = x;
     return IV_OK;
 }
@@ -329,16 +326,14 @@ static iv_status idx_sample(iv_dataset *d, iv_split split, int64_t i, void *x, i
     int64_t n = a->dim[1] * a->dim[2];
     const uint8_t *src = a->data + i * n;
     float *dst = x;
-    for (int64_t k = 0; k < n; ++k)
-        dst[k] = (float)src[k] / 255.0f;
+    for (int64_t k = 0; k < n; ++k) dst[k] = (float)src[k] / 255.0f;
     y[0] = self->labels[split].data[i];
     return IV_OK;
 }
 
 static void shuffle(int32_t *order, int64_t n, uint64_t seed, int64_t epoch)
 {
-    for (int64_t i = 0; i < n; ++i)
-        order[i] = (int32_t)i;
+    for (int64_t i = 0; i < n; ++i) order[i] = (int32_t)i;
     for (int64_t i = n - 1; i > 0; --i) {
         int64_t j = (int64_t)iv__data_uniform(seed, (uint64_t)epoch, (uint64_t)i, (uint64_t)i + 1);
         int32_t swap = order[i];

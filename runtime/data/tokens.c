@@ -29,8 +29,7 @@ static const struct {
 static void tokens_close(void *self)
 {
     tokens *t = self;
-    for (int split = 0; split < 2; ++split)
-        iv__file_unmap(&t->map[split]);
+    for (int split = 0; split < 2; ++split) iv__file_unmap(&t->map[split]);
     free(t);
 }
 

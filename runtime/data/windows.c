@@ -74,8 +74,7 @@ static int32_t token(const iv__span *s, int64_t k)
 {
     const uint8_t *p = s->data + k * s->bytes;
     uint32_t id = p[0];
-    for (int32_t b = 1; b < s->bytes; ++b)
-        id |= (uint32_t)p[b] << (8 * b);
+    for (int32_t b = 1; b < s->bytes; ++b) id |= (uint32_t)p[b] << (8 * b);
     return (int32_t)id; /* the readers have checked that ids fit */
 }
 

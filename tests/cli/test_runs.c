@@ -1,6 +1,7 @@
 /* test_runs.c: whole runs of the command on real files: what it prints for machines, where settings
- * come from, resuming (also after signals) with the bits of a run that never stopped, and what it does
- * with bad input, damaged files and full disks: one line, the right exit status, and nothing lost. */
+ * come from, resuming (also after signals) with the bits of a run that never stopped, and what it
+ * does with bad input, damaged files and full disks: one line, the right exit status, and nothing
+ * lost. */
 #include "unit/temporary.h"
 
 #include <cJSON.h>
@@ -25,7 +26,8 @@ static void slurp(const char *path, char *text, size_t size)
 static int shell(const char *prefix, const char *args)
 {
     char command[4096];
-    snprintf(command, sizeof(command), "cd '%s' && %s '%s' %s >out.txt 2>err.txt", folder_, prefix, INVAR_CLI, args);
+    snprintf(command, sizeof(command), "cd '%s' && %s '%s' %s >out.txt 2>err.txt", folder_, prefix,
+             INVAR_CLI, args);
     const int status = system(command);
     slurp(at("out.txt"), out_, sizeof(out_));
     slurp(at("err.txt"), err_, sizeof(err_));
@@ -56,7 +58,8 @@ static const char *text(const char *fmt, ...)
 static void runs_as(const char *prefix, const char *args, int expected)
 {
     const int status = shell(prefix, args);
-    if (status != expected) fail_msg("invar %s\n  ended with %d, expected %d\n  %s", args, status, expected, err_);
+    if (status != expected)
+        fail_msg("invar %s\n  ended with %d, expected %d\n  %s", args, status, expected, err_);
 }
 
 static void runs(const char *args)
@@ -68,7 +71,8 @@ static void runs(const char *args)
 static void refuses_as(const char *prefix, const char *args, int status, const char *part)
 {
     runs_as(prefix, args, status);
-    if (lines(err_) != 1 || !strstr(err_, part)) fail_msg("invar %s\n  said: %s  expected one line with \"%s\"", args, err_, part);
+    if (lines(err_) != 1 || !strstr(err_, part))
+        fail_msg("invar %s\n  said: %s  expected one line with \"%s\"", args, err_, part);
 }
 
 static void refuses(const char *args, const char *part)
@@ -76,9 +80,12 @@ static void refuses(const char *args, const char *part)
     refuses_as("", args, 2, part);
 }
 
-#define MODEL "--set model.layers=1 --set model.heads=2 --set model.width=16 --set model.context=8 --batch 4 --set eval.batches=2 "
+#define MODEL                                                                                      \
+    "--set model.layers=1 --set model.heads=2 --set model.width=16 --set model.context=8 --batch " \
+    "4 --set eval.batches=2 "
 #define SMALL "--data text:text.txt --json " MODEL
-#define CNN "--model cnn --data idx:images --json --set model.channels=2 --batch 4 --set eval.batches=2 "
+#define CNN                                                                                        \
+    "--model cnn --data idx:images --json --set model.channels=2 --batch 4 --set eval.batches=2 "
 
 /* ---- JSON ---- */
 
@@ -159,8 +166,10 @@ static void lists_in_json(void **state)
 static void runs_in_json(void **state)
 {
     (void)state;
-    static const char *const rows[] = {SMALL "--precision 32-true", SMALL "--precision bf16-mixed --numerics invariant",
-                                       SMALL "--precision 64-true", CNN "--precision 32-true", CNN "--precision bf16-mixed --set model.norm=batch"};
+    static const char *const rows[] = {SMALL "--precision 32-true",
+                                       SMALL "--precision bf16-mixed --numerics invariant",
+                                       SMALL "--precision 64-true", CNN "--precision 32-true",
+                                       CNN "--precision bf16-mixed --set model.norm=batch"};
     for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); ++i) {
         const bool images = strstr(rows[i], "cnn") != NULL;
         runs(text("train %s --max-steps 4 --eval-every 2 --out json%d", rows[i], (int)i));
@@ -169,8 +178,10 @@ static void runs_in_json(void **state)
         for (int k = 0; k < 6; ++k) {
             cJSON *o = line_of(k);
             const bool validation = k == 2 || k == 5;
-            has_keys(o, validation ? images ? "step val_loss val_accuracy" : "step val_loss" : "step loss lr tokens_per_s grad_norm scale");
-            assert_int_equal((int)cJSON_GetObjectItemCaseSensitive(o, "step")->valuedouble, k < 3 ? 1 + k - (k == 2) : k - (k == 5));
+            has_keys(o, validation ? images ? "step val_loss val_accuracy" : "step val_loss"
+                                   : "step loss lr tokens_per_s grad_norm scale");
+            assert_int_equal((int)cJSON_GetObjectItemCaseSensitive(o, "step")->valuedouble,
+                             k < 3 ? 1 + k - (k == 2) : k - (k == 5));
             cJSON_Delete(o);
         }
         int64_t steps;
@@ -213,7 +224,8 @@ static double first_lr(void)
 static void options_go_before_the_file(void **state)
 {
     (void)state;
-    put_text("lr.yaml", "optim:\n  lr: 0.5\ndata:\n  train: text:text.txt\nmodel:\n  layers: 1\n  width: 16\n  heads: 2\n  context: 8\n"
+    put_text("lr.yaml", "optim:\n  lr: 0.5\ndata:\n  train: text:text.txt\nmodel:\n  layers: 1\n  "
+                        "width: 16\n  heads: 2\n  context: 8\n"
                         "train:\n  max_steps: 1\n  batch: 4\neval:\n  batches: 1\n");
     runs("train lr.yaml --json");
     assert_true(first_lr() == 0.5);
@@ -239,8 +251,10 @@ static void options_go_before_the_file(void **state)
 
 static void resumed_runs_are_the_same(void **state)
 {
-    static const char *const rows[] = {SMALL "--schedule cosine --set optim.warmup=2 --clip 0.5", SMALL "--precision bf16-mixed --set model.dropout=0.1",
-                                       CNN "--set model.norm=batch --optimizer sgd --set optim.momentum=0.9"};
+    static const char *const rows[] = {
+        SMALL "--schedule cosine --set optim.warmup=2 --clip 0.5",
+        SMALL "--precision bf16-mixed --set model.dropout=0.1",
+        CNN "--set model.norm=batch --optimizer sgd --set optim.momentum=0.9"};
     (void)state;
     for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); ++i) {
         char whole[80];
@@ -250,12 +264,16 @@ static void resumed_runs_are_the_same(void **state)
         runs(text("train %s --max-steps 9 --save-every 3 --out parts%d", rows[i], (int)i));
         assert_string_equal(hashes(NULL), whole);
         unlink(at(text("parts%d/checkpoints/step-000000000009.safetensors", (int)i)));
-        runs(text("train %s --max-steps 9 --save-every 3 --resume auto --out parts%d", rows[i], (int)i));
+        runs(text("train %s --max-steps 9 --save-every 3 --resume auto --out parts%d", rows[i],
+                  (int)i));
         assert_string_equal(hashes(NULL), whole);
         assert_int_equal(lines(out_), 3 + 2); /* steps 7, 8, 9, a validation, the end */
-        runs(text("train parts%d/config.yaml --json --resume parts%d/checkpoints/step-000000000003.safetensors --out other%d", (int)i, (int)i, (int)i));
+        runs(text("train parts%d/config.yaml --json --resume "
+                  "parts%d/checkpoints/step-000000000003.safetensors --out other%d",
+                  (int)i, (int)i, (int)i));
         assert_string_equal(hashes(NULL), whole);
-        runs(text("train parts%d/config.yaml --json --resume auto", (int)i)); /* nothing is left to do */
+        runs(text("train parts%d/config.yaml --json --resume auto",
+                  (int)i)); /* nothing is left to do */
         assert_string_equal(hashes(NULL), whole);
     }
 }
@@ -270,7 +288,8 @@ static int64_t last_saved(const char *dir)
     return step;
 }
 
-/* Starts a run that would not end, sends it the signal after `after` lines, and returns its status. */
+/* Starts a run that would not end, sends it the signal after `after` lines, and returns its status.
+ */
 static int interrupt(int number, const char *dir, int after)
 {
     int ends[2];
@@ -283,7 +302,9 @@ static int interrupt(int number, const char *dir, int after)
         close(ends[0]);
         close(ends[1]);
         execl("/bin/sh", "sh", "-c",
-              text("cd '%s' && exec '%s' train " SMALL "--max-steps 100000000 --out %s 2>err.txt", folder_, INVAR_CLI, dir), (char *)NULL);
+              text("cd '%s' && exec '%s' train " SMALL "--max-steps 100000000 --out %s 2>err.txt",
+                   folder_, INVAR_CLI, dir),
+              (char *)NULL);
         _exit(127);
     }
     close(ends[1]);
@@ -309,7 +330,8 @@ static void signals_save_and_lose_nothing(void **state)
         assert_int_equal(lines(err_), 1);
         const int64_t step = last_saved(dir);
         assert_true(step >= 3);
-        runs(text("train %s/config.yaml --json --resume auto --max-steps %lld", dir, (long long)step + 4));
+        runs(text("train %s/config.yaml --json --resume auto --max-steps %lld", dir,
+                  (long long)step + 4));
         strcpy(whole, hashes(NULL));
         runs(text("train " SMALL "--max-steps %lld", (long long)step + 4));
         assert_string_equal(hashes(NULL), whole);
@@ -341,16 +363,18 @@ static void damaged_checkpoints(void **state)
     for (int kind = 0; kind < KINDS; ++kind) {
         runs("train " SMALL "--max-steps 6 --save-every 3 --out bad");
         assert_int_equal(stat(at(newest), &st), 0);
-        if (kind == 0) edit(newest, -100, SEEK_END, 1);             /* one bit of the data */
+        if (kind == 0) edit(newest, -100, SEEK_END, 1); /* one bit of the data */
         if (kind == 1) assert_int_equal(truncate(at(newest), st.st_size - 1), 0);
         if (kind == 2) assert_int_equal(truncate(at(newest), 100), 0);
         if (kind == 3) assert_int_equal(truncate(at(newest), 0), 0);
-        if (kind == 4) edit(newest, 3, SEEK_SET, 0x40);             /* the header's length */
-        refuses(text("train bad/config.yaml --json --max-steps 8 --resume %s --out bad2", newest), newest);
+        if (kind == 4) edit(newest, 3, SEEK_SET, 0x40); /* the header's length */
+        refuses(text("train bad/config.yaml --json --max-steps 8 --resume %s --out bad2", newest),
+                newest);
         refuses(text("ckpt ls %s", newest), newest);
         refuses(text("generate --config bad/config.yaml --checkpoint %s", newest), newest);
         runs("train bad/config.yaml --json --max-steps 8 --resume auto");
-        if (lines(err_) != 1 || !strstr(err_, newest)) fail_msg("damage %d: falling back was not told: %s", kind, err_);
+        if (lines(err_) != 1 || !strstr(err_, newest))
+            fail_msg("damage %d: falling back was not told: %s", kind, err_);
         assert_string_equal(hashes(NULL), whole);
         (void)system(text("rm -rf '%s' '%s'", at("bad"), at("bad2")));
     }
@@ -359,7 +383,8 @@ static void damaged_checkpoints(void **state)
 static void put_idx(const char *dir, const char *part, int count)
 {
     enum { SIDE = 8, MOST = 16 };
-    uint8_t images[16 + MOST * SIDE * SIDE] = {0, 0, 8, 3, 0, 0, 0, (uint8_t)count, 0, 0, 0, SIDE, 0, 0, 0, SIDE};
+    uint8_t images[16 + MOST * SIDE * SIDE] = {0, 0, 8, 3,    0, 0, 0, (uint8_t)count,
+                                               0, 0, 0, SIDE, 0, 0, 0, SIDE};
     uint8_t labels[8 + MOST] = {0, 0, 8, 1, 0, 0, 0, (uint8_t)count};
     for (int i = 0; i < count; ++i) labels[8 + i] = (uint8_t)(i * 7 % 10);
     for (int i = 0; i < count * SIDE * SIDE; ++i) images[16 + i] = (uint8_t)(i * i % 251);
@@ -385,7 +410,8 @@ static void gz_cut(const char *dir, const char *name, long keep)
 static void damaged_data(void **state)
 {
     static const char images[] = "train-images-idx3-ubyte", labels[] = "train-labels-idx1-ubyte";
-    static const char *const train = "train --model cnn --json --max-steps 1 --batch 4 --data idx:broken";
+    static const char *const train =
+        "train --model cnn --json --max-steps 1 --batch 4 --data idx:broken";
     (void)state;
     for (int kind = 0; kind < 7; ++kind) {
         const char *part = NULL;
@@ -396,7 +422,8 @@ static void damaged_data(void **state)
         if (kind == 0) assert_int_equal(truncate(at(part = text("broken/%s", images)), 500), 0);
         if (kind == 1) assert_int_equal(truncate(at(part = text("broken/%s", labels)), 9), 0);
         if (kind == 2) assert_int_equal(truncate(at(part = text("broken/%s", images)), 0), 0);
-        if (kind == 3) edit(part = text("broken/%s", images), 3, SEEK_SET, 1); /* the magic number */
+        if (kind == 3)
+            edit(part = text("broken/%s", images), 3, SEEK_SET, 1); /* the magic number */
         if (kind == 4) gz_cut("broken", images, 200), part = text("broken/%s.gz", images);
         if (kind == 5) {
             gz_cut("broken", images, 0);
@@ -447,16 +474,26 @@ static void bad_input(void **state)
         {"train " SMALL "--resume text.txt", "text.txt"},
         {"train " SMALL "--out text.txt/run --max-steps 1", "text.txt"},
         {"train " SMALL "--out /proc/run --max-steps 1", "/proc/run"},
-        {"train " SMALL "--resume run/checkpoints/step-000000000002.safetensors --set model.width=32", "[48] in the file and [96] in the model"},
-        {"train " SMALL "--resume run/checkpoints/step-000000000002.safetensors --set model.layers=2", "h.1."},
-        {"train " SMALL "--resume run/checkpoints/step-000000000002.safetensors --seed 2", "--seed"},
-        {"train " SMALL "--resume run/checkpoints/step-000000000002.safetensors --grains 2", "--grains 4"},
-        {"train " SMALL "--resume run/checkpoints/step-000000000002.safetensors --optimizer sgd", "adamw"},
-        {"train " SMALL "--resume run/checkpoints/step-000000000002.safetensors --precision 64-true", "--precision"},
+        {"train " SMALL
+         "--resume run/checkpoints/step-000000000002.safetensors --set model.width=32",
+         "[48] in the file and [96] in the model"},
+        {"train " SMALL
+         "--resume run/checkpoints/step-000000000002.safetensors --set model.layers=2",
+         "h.1."},
+        {"train " SMALL "--resume run/checkpoints/step-000000000002.safetensors --seed 2",
+         "--seed"},
+        {"train " SMALL "--resume run/checkpoints/step-000000000002.safetensors --grains 2",
+         "--grains 4"},
+        {"train " SMALL "--resume run/checkpoints/step-000000000002.safetensors --optimizer sgd",
+         "adamw"},
+        {"train " SMALL
+         "--resume run/checkpoints/step-000000000002.safetensors --precision 64-true",
+         "--precision"},
         {"train run/config.yaml --json --max-steps 9", "--resume auto"},
         {"generate --out run --prompt a --top-k -1", "--top-k"},
         {"generate --out run --prompt a --temperature hot", "hot"},
-        {"generate --config run/config.yaml --checkpoint nowhere.safetensors", "nowhere.safetensors"},
+        {"generate --config run/config.yaml --checkpoint nowhere.safetensors",
+         "nowhere.safetensors"},
     };
     char good[80];
     (void)state;
@@ -480,10 +517,12 @@ static void divergence_is_a_training_failure(void **state)
 {
     (void)state;
     runs("train " SMALL "--max-steps 2 --save-every 1 --optimizer sgd --out diverged");
-    refuses_as("", "train diverged/config.yaml --json --lr 1e30 --max-steps 50 --resume auto", 1, "training step ");
+    refuses_as("", "train diverged/config.yaml --json --lr 1e30 --max-steps 50 --resume auto", 1,
+               "training step ");
     assert_true(strstr(err_, "node ") || strstr(err_, "parameter "));
     if (lines(out_) > 0) every_line_has("step loss");
-    runs("train diverged/config.yaml --json --max-steps 3 --lr 1e-3 --resume diverged/checkpoints/step-000000000002.safetensors --out after");
+    runs("train diverged/config.yaml --json --max-steps 3 --lr 1e-3 --resume "
+         "diverged/checkpoints/step-000000000002.safetensors --out after");
 }
 
 /* ---- full disks ---- */
@@ -506,8 +545,10 @@ static void full_disk(void **state)
     runs("train " SMALL "--max-steps 4 --out complete");
     strcpy(good, hashes(NULL));
     runs("train " SMALL "--max-steps 2 --out full");
-    const char *limited = "trap '' XFSZ; ulimit -f 16;"; /* blocks of 512 bytes: less than a checkpoint */
-    refuses_as(limited, "train full/config.yaml --json --max-steps 4 --resume auto", 2, "step-000000000004");
+    const char *limited =
+        "trap '' XFSZ; ulimit -f 16;"; /* blocks of 512 bytes: less than a checkpoint */
+    refuses_as(limited, "train full/config.yaml --json --max-steps 4 --resume auto", 2,
+               "step-000000000004");
     assert_int_equal(count_in("full/checkpoints"), 1); /* nothing half-written stays */
     assert_int_equal(last_saved("full"), 2);
     runs("train full/config.yaml --json --max-steps 4 --resume auto");
@@ -515,7 +556,8 @@ static void full_disk(void **state)
     refuses_as(limited, "train " SMALL "--max-steps 2 --out full2", 2, "full2");
     runs_as("", "ckpt ls full2", 0);
     /* Standard output that is full loses results: that is no success. */
-    const int status = system(text("cd '%s' && '%s' ckpt ls full >/dev/full 2>err.txt", folder_, INVAR_CLI));
+    const int status =
+        system(text("cd '%s' && '%s' ckpt ls full >/dev/full 2>err.txt", folder_, INVAR_CLI));
     assert_int_equal(WEXITSTATUS(status), 2);
 }
 
@@ -527,7 +569,8 @@ static void full_file_system(void **state)
     runs("train " SMALL "--max-steps 2 --out sized");
     assert_int_equal(stat(at("sized/checkpoints/step-000000000002.safetensors"), &st), 0);
     assert_int_equal(mkdir(at("disk"), 0777), 0);
-    if (mount("none", at("disk"), "tmpfs", 0, text("size=%lld", (long long)st.st_size * 3 / 2 + 16384)) != 0) {
+    if (mount("none", at("disk"), "tmpfs", 0,
+              text("size=%lld", (long long)st.st_size * 3 / 2 + 16384)) != 0) {
         print_message("skipped: mounting a file system: %s\n", strerror(errno));
         skip();
     }
@@ -536,7 +579,8 @@ static void full_file_system(void **state)
     strcpy(said, err_);
     const int64_t kept = status == 2 ? last_saved("disk/run") : -1;
     const int files = status == 2 ? count_in("disk/run/checkpoints") : -1;
-    const int again = shell("", "train disk/run/config.yaml --json --resume auto --max-steps 3 --out sized2");
+    const int again =
+        shell("", "train disk/run/config.yaml --json --resume auto --max-steps 3 --out sized2");
     umount2(at("disk"), MNT_DETACH);
     assert_int_equal(status, 2);
     if (lines(said) != 1 || !strstr(said, "disk/run")) fail_msg("said: %s", said);
@@ -549,7 +593,8 @@ static int make_files(void **state)
 {
     char book[4096];
     if (temporary_make(state) != 0) return -1;
-    for (size_t i = 0; i < sizeof(book) - 1; ++i) book[i] = "In the beginning God created. "[i * i % 977 % 30];
+    for (size_t i = 0; i < sizeof(book) - 1; ++i)
+        book[i] = "In the beginning God created. "[i * i % 977 % 30];
     book[sizeof(book) - 1] = 0;
     put_text("text.txt", book);
     if (mkdir(at("images"), 0777) != 0) return -1;

@@ -1,4 +1,5 @@
-/* hal.h: an opened device for the conformance tests, and small helpers over its table of functions. */
+/* hal.h: an opened device for the conformance tests, and small helpers over its table of functions.
+ */
 #ifndef IV_TEST_HAL_H
 #define IV_TEST_HAL_H
 
@@ -72,18 +73,23 @@ static inline void numbers(void *dst, iv_dtype t, int64_t n, uint32_t seed, doub
         if (t == IV_F64) ((double *)dst)[i] = x;
         else if (t == IV_F32) ((float *)dst)[i] = f;
         else if (t == IV_BF16) ((uint16_t *)dst)[i] = (uint16_t)(u >> 16);
-        else ((uint16_t *)dst)[i] = (uint16_t)(((u >> 16) & 0x8000u) | (0x3000u + (seed >> 20))); /* f16 of 2^-3 .. 2 */
+        else
+            ((uint16_t *)dst)[i] =
+                (uint16_t)(((u >> 16) & 0x8000u) | (0x3000u + (seed >> 20))); /* f16 of 2^-3 .. 2 */
     }
 }
 
 /* Fails with both values if the first `n` elements of `size` bytes differ. */
-static inline void same_bits(const char *what, const hal *h, const void *have, const void *want, int64_t n, size_t size)
+static inline void same_bits(const char *what, const hal *h, const void *have, const void *want,
+                             int64_t n, size_t size)
 {
     for (int64_t i = 0; i < n; ++i) {
         uint64_t a = 0, b = 0;
         memcpy(&a, (const char *)have + i * (int64_t)size, size);
         memcpy(&b, (const char *)want + i * (int64_t)size, size);
-        if (a != b) fail_msg("%s on %s: element %lld has bits %llx, expected %llx", what, h->name, (long long)i, (unsigned long long)a, (unsigned long long)b);
+        if (a != b)
+            fail_msg("%s on %s: element %lld has bits %llx, expected %llx", what, h->name,
+                     (long long)i, (unsigned long long)a, (unsigned long long)b);
     }
 }
 

@@ -1,6 +1,6 @@
-/* test_hal.c: what every backend must do, written once over the table of functions of hal.h and run for
- * every device that is there: cpu:0 and all of opencl.  Results of kernels and element programs are
- * compared bit for bit with those of cpu:0 (whose own are tested in ops/).
+/* test_hal.c: what every backend must do, written once over the table of functions of hal.h and run
+ * for every device that is there: cpu:0 and all of opencl.  Results of kernels and element programs
+ * are compared bit for bit with those of cpu:0 (whose own are tested in ops/).
  *
  *   test_hal [FILTER]     only the tests that match, as "opencl:0*" */
 #include "conformance/hal.h"
@@ -14,15 +14,13 @@ static void copies_with_offsets(void **state)
     const hal *h = *state;
     uint8_t src[1000], got[1000], want[1000];
     void *a = memory(h, sizeof(src)), *b = memory(h, sizeof(src));
-    for (size_t i = 0; i < sizeof(src); ++i)
-        src[i] = (uint8_t)(i * 7 + 1);
+    for (size_t i = 0; i < sizeof(src); ++i) src[i] = (uint8_t)(i * 7 + 1);
     WORKS(h->vt->fill(h->queue, range(a, 0, 1000), 0));
     WORKS(h->vt->fill(h->queue, range(b, 0, 1000), 0x04030201u));
     upload(h, a, 100, src, 300);
     WORKS(h->vt->copy(h->queue, range(b, 40, 120), range(a, 180, 120)));
     WORKS(h->vt->fill(h->queue, range(b, 48, 8), 0xddccbbaau));
-    for (size_t i = 0; i < sizeof(want); ++i)
-        want[i] = (uint8_t)(i % 4 + 1);
+    for (size_t i = 0; i < sizeof(want); ++i) want[i] = (uint8_t)(i % 4 + 1);
     memcpy(want + 40, src + 80, 120);
     memcpy(want + 48, "\xaa\xbb\xcc\xdd\xaa\xbb\xcc\xdd", 8);
     download(h, got, b, 0, 1000);
@@ -46,8 +44,7 @@ static void write_takes_its_source(void **state)
         word = 0;
     }
     download(h, got, a, 0, sizeof(got));
-    for (uint32_t i = 0; i < 64; ++i)
-        assert_int_equal(got[i], i * i);
+    for (uint32_t i = 0; i < 64; ++i) assert_int_equal(got[i], i * i);
     h->vt->mem_free(h->dev, a);
 }
 
@@ -58,16 +55,14 @@ static void pinned_memory(void **state)
     WORKS(h->vt->mem_alloc(h->dev, 256, IV_MEM_HOST, &pinned));
     uint8_t *bytes = h->vt->mem_host(h->dev, pinned);
     assert_non_null(bytes);
-    for (int i = 0; i < 256; ++i)
-        bytes[i] = (uint8_t)i;
+    for (int i = 0; i < 256; ++i) bytes[i] = (uint8_t)i;
     WORKS(h->vt->copy(h->queue, range(a, 0, 256), range(pinned, 0, 256)));
     WORKS(h->vt->sync(h->queue));
     memset(bytes, 0, 256);
     WORKS(h->vt->copy(h->queue, range(pinned, 16, 100), range(a, 100, 100)));
     WORKS(h->vt->sync(h->queue));
     assert_int_equal(bytes[15], 0);
-    for (int i = 0; i < 100; ++i)
-        assert_int_equal(bytes[16 + i], 100 + i);
+    for (int i = 0; i < 100; ++i) assert_int_equal(bytes[16 + i], 100 + i);
     h->vt->mem_free(h->dev, a);
     h->vt->mem_free(h->dev, pinned);
     h->vt->mem_free(h->dev, NULL);
@@ -92,8 +87,10 @@ static void describes_itself(void **state)
     assert_true(n >= 1);
     assert_true(h->info.name[0] && h->info.vendor[0] && h->info.driver[0]);
     assert_true(h->info.units >= 1 && h->info.mem_bytes > 0);
-    print_message("%s: %s, %s %s, exact: %s; %s\n", h->name, h->info.name, h->info.vendor, h->info.driver, h->info.exact ? "yes" : "no", h->info.notes);
-    if (strncmp(h->name, "cpu", 3) != 0) FAILS(IV_UNAVAILABLE, "devices", h->vt->device_open(h->drv, n, &dev));
+    print_message("%s: %s, %s %s, exact: %s; %s\n", h->name, h->info.name, h->info.vendor,
+                  h->info.driver, h->info.exact ? "yes" : "no", h->info.notes);
+    if (strncmp(h->name, "cpu", 3) != 0)
+        FAILS(IV_UNAVAILABLE, "devices", h->vt->device_open(h->drv, n, &dev));
 }
 
 /* ---- element programs ---- */
@@ -117,8 +114,7 @@ enum { SPACES = sizeof(spaces) / sizeof(spaces[0]), MOST = 1 << 15 };
 static int64_t places(int32_t n_dims, const int64_t *dim, const int64_t *stride)
 {
     int64_t last = 0;
-    for (int32_t d = 0; d < n_dims; ++d)
-        last += (dim[d] - 1) * stride[d];
+    for (int32_t d = 0; d < n_dims; ++d) last += (dim[d] - 1) * stride[d];
     return last + 1;
 }
 
@@ -141,7 +137,12 @@ static iv_program program(const space *s, iv_dtype a, iv_dtype b, iv_dtype out)
 
 static void add_op(iv_program *p, uint8_t op, uint8_t dst, uint8_t x, uint8_t y, iv_dtype round)
 {
-    p->ops[p->n_ops++] = (iv_program_op){.op = op, .dst = dst, .src = {x, y}, .round = (uint8_t)round, .stream = 77, .imm = {0.25, 4.0 / 3}};
+    p->ops[p->n_ops++] = (iv_program_op){.op = op,
+                                         .dst = dst,
+                                         .src = {x, y},
+                                         .round = (uint8_t)round,
+                                         .stream = 77,
+                                         .imm = {0.25, 4.0 / 3}};
     p->out_reg = dst;
 }
 
@@ -150,16 +151,18 @@ static void run_program(const hal *h, const iv_program *p, const void *a, const 
 {
     const iv_uniforms u = {.seed = 0x123456789abcdefu, .step = 3, .first_sample = 5};
     const int64_t bytes = 8 * MOST, at = 256;
-    void *kernel = NULL, *in0 = memory(h, bytes + at), *in1 = memory(h, bytes), *y = memory(h, bytes + 2 * at), *uniforms = memory(h, 64);
+    void *kernel = NULL, *in0 = memory(h, bytes + at), *in1 = memory(h, bytes),
+         *y = memory(h, bytes + 2 * at), *uniforms = memory(h, 64);
     upload(h, in0, at, a, bytes);
     upload(h, in1, 0, b, bytes);
     upload(h, uniforms, 32, &u, sizeof(u));
     WORKS(h->vt->fill(h->queue, range(y, 0, bytes), 0));
     WORKS(h->vt->kernel_build(h->dev, &(iv_kernel_src){.program = p}, &kernel));
-    iv_launch l = {.buf = {range(in0, at, bytes), range(in1, 0, bytes), range(y, 2 * at, bytes), range(uniforms, 32, sizeof(u))}, .n_bufs = p->uses_rng ? 4 : 3};
+    iv_launch l = {.buf = {range(in0, at, bytes), range(in1, 0, bytes), range(y, 2 * at, bytes),
+                           range(uniforms, 32, sizeof(u))},
+                   .n_bufs = p->uses_rng ? 4 : 3};
     int64_t count = 1;
-    for (int32_t d = 0; d < p->n_dims; ++d)
-        count *= p->dim[d];
+    for (int32_t d = 0; d < p->n_dims; ++d) count *= p->dim[d];
     l.groups = (count + IV_PROGRAM_TILE - 1) / IV_PROGRAM_TILE;
     WORKS(h->vt->fill(h->queue, range(y, 2 * at, bytes), 0));
     WORKS(h->vt->launch(h->queue, kernel, &l));
@@ -181,7 +184,8 @@ static void same_program(const hal *h, const char *what, const iv_program *p)
     numbers(b, p->in_type[1], MOST, 2, 0.2, 2);
     run_program(h, p, a, b, have);
     run_program(&reference, p, a, b, want);
-    same_bits(what, h, have, want, places(p->n_dims, p->dim, p->out_stride), iv_dtype_bytes((iv_dtype)p->out_type));
+    same_bits(what, h, have, want, places(p->n_dims, p->dim, p->out_stride),
+              iv_dtype_bytes((iv_dtype)p->out_type));
 }
 
 enum {
@@ -205,8 +209,9 @@ static void programs_over_shapes(void **state)
 static void programs_over_types(void **state)
 {
     const hal *h = *state;
-    static const iv_dtype types[][3] = {{IV_F64, IV_F64, IV_F64}, {IV_BF16, IV_BF16, IV_BF16}, {IV_F16, IV_F16, IV_F16},
-                                        {IV_F32, IV_BF16, IV_F16}, {IV_F16, IV_F32, IV_BF16}, {IV_F64, IV_BF16, IV_F32}};
+    static const iv_dtype types[][3] = {{IV_F64, IV_F64, IV_F64},  {IV_BF16, IV_BF16, IV_BF16},
+                                        {IV_F16, IV_F16, IV_F16},  {IV_F32, IV_BF16, IV_F16},
+                                        {IV_F16, IV_F32, IV_BF16}, {IV_F64, IV_BF16, IV_F32}};
     for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); ++i) {
         iv_program p = program(&spaces[1], types[i][0], types[i][1], types[i][2]);
         if (p.compute == IV_F64 && !h->info.has_f64) continue;
@@ -251,8 +256,10 @@ static void runs_in_order(void **state)
     memcpy(p.out_stride, p.in_stride[0], sizeof(p.out_stride));
     add_op(&p, ELEM_ADD_SCALAR, 2, 0, 0, IV_F32);
     WORKS(h->vt->kernel_build(h->dev, &(iv_kernel_src){.program = &p}, &kernel));
-    const iv_launch there = {.buf = {range(x, 0, 20000), range(y, 0, 20000)}, .n_bufs = 2, .groups = 5};
-    const iv_launch back = {.buf = {range(y, 0, 20000), range(x, 0, 20000)}, .n_bufs = 2, .groups = 5};
+    const iv_launch there = {
+        .buf = {range(x, 0, 20000), range(y, 0, 20000)}, .n_bufs = 2, .groups = 5};
+    const iv_launch back = {
+        .buf = {range(y, 0, 20000), range(x, 0, 20000)}, .n_bufs = 2, .groups = 5};
     WORKS(h->vt->fill(h->queue, range(x, 0, 20000), 0x3f800000u));
     for (int i = 0; i < 20; ++i) {
         WORKS(h->vt->launch(h->queue, kernel, &there));
@@ -269,7 +276,8 @@ static void runs_in_order(void **state)
     h->vt->mem_free(h->dev, y);
 }
 
-/* Two queues hand a buffer to each other by points of the timeline, more often than any ring is long. */
+/* Two queues hand a buffer to each other by points of the timeline, more often than any ring is
+ * long. */
 static void queues_wait_for_each_other(void **state)
 {
     const hal *h = *state;
@@ -303,9 +311,13 @@ static void run_softmax(const hal *h, const char *sig, iv_dtype t, const void *x
 {
     const int64_t bytes = ROWS * COLUMNS * (int64_t)iv_dtype_bytes(t);
     void *kernel = NULL, *a = memory(h, bytes + 64), *y = memory(h, bytes + 128);
-    WORKS(h->vt->kernel_build(h->dev, &(iv_kernel_src){.file = "softmax", .name = "softmax", .sig = sig}, &kernel));
+    WORKS(h->vt->kernel_build(
+        h->dev, &(iv_kernel_src){.file = "softmax", .name = "softmax", .sig = sig}, &kernel));
     upload(h, a, 64, x, bytes);
-    const iv_launch l = {.buf = {range(a, 64, bytes), range(y, 128, bytes)}, .n_bufs = 2, .groups = ROWS, .n = {COLUMNS}};
+    const iv_launch l = {.buf = {range(a, 64, bytes), range(y, 128, bytes)},
+                         .n_bufs = 2,
+                         .groups = ROWS,
+                         .n = {COLUMNS}};
     WORKS(h->vt->launch(h->queue, kernel, &l));
     download(h, out, y, 128, bytes);
     h->vt->kernel_free(h->dev, kernel);
@@ -334,19 +346,28 @@ static void refuses_unknown_kernels(void **state)
 {
     const hal *h = *state;
     void *kernel = NULL;
-    FAILS(IV_UNSUPPORTED, "softmin", h->vt->kernel_build(h->dev, &(iv_kernel_src){.file = "softmax", .name = "softmin", .sig = "ff"}, &kernel));
-    FAILS(IV_UNSUPPORTED, "hardmax", h->vt->kernel_build(h->dev, &(iv_kernel_src){.file = "hardmax", .name = "hardmax", .sig = "ff"}, &kernel));
-    FAILS(IV_UNSUPPORTED, "'xy'", h->vt->kernel_build(h->dev, &(iv_kernel_src){.file = "softmax", .name = "softmax", .sig = "xy"}, &kernel));
+    FAILS(IV_UNSUPPORTED, "softmin",
+          h->vt->kernel_build(h->dev,
+                              &(iv_kernel_src){.file = "softmax", .name = "softmin", .sig = "ff"},
+                              &kernel));
+    FAILS(IV_UNSUPPORTED, "hardmax",
+          h->vt->kernel_build(h->dev,
+                              &(iv_kernel_src){.file = "hardmax", .name = "hardmax", .sig = "ff"},
+                              &kernel));
+    FAILS(IV_UNSUPPORTED, "'xy'",
+          h->vt->kernel_build(h->dev,
+                              &(iv_kernel_src){.file = "softmax", .name = "softmax", .sig = "xy"},
+                              &kernel));
     assert_null(kernel);
 }
 
 static const struct CMUnitTest each_device[] = {
-    cmocka_unit_test(describes_itself),     cmocka_unit_test(copies_with_offsets),
+    cmocka_unit_test(describes_itself),       cmocka_unit_test(copies_with_offsets),
     cmocka_unit_test(write_takes_its_source), cmocka_unit_test(pinned_memory),
-    cmocka_unit_test(refuses_too_much),     cmocka_unit_test(programs_over_shapes),
-    cmocka_unit_test(programs_over_types),  cmocka_unit_test(every_expression),
-    cmocka_unit_test(runs_in_order),        cmocka_unit_test(queues_wait_for_each_other),
-    cmocka_unit_test(softmax_has_the_bits), cmocka_unit_test(refuses_unknown_kernels),
+    cmocka_unit_test(refuses_too_much),       cmocka_unit_test(programs_over_shapes),
+    cmocka_unit_test(programs_over_types),    cmocka_unit_test(every_expression),
+    cmocka_unit_test(runs_in_order),          cmocka_unit_test(queues_wait_for_each_other),
+    cmocka_unit_test(softmax_has_the_bits),   cmocka_unit_test(refuses_unknown_kernels),
 };
 enum { TESTS = sizeof(each_device) / sizeof(each_device[0]), DEVICES = 8 };
 
@@ -375,14 +396,14 @@ int main(int argc, char **argv)
         }
     for (int d = 0; d < n_devices; ++d)
         for (int i = 0; i < TESTS; ++i, ++n) {
-            snprintf(names[n], sizeof(names[n]), "%.31s %.60s", devices[d].name, each_device[i].name);
+            snprintf(names[n], sizeof(names[n]), "%.31s %.60s", devices[d].name,
+                     each_device[i].name);
             all[n] = each_device[i];
             all[n].name = names[n];
             all[n].initial_state = &devices[d];
         }
     const int failed = cmocka_run_group_tests(all, NULL, NULL);
-    for (int d = 0; d < n_devices; ++d)
-        hal_close(&devices[d]);
+    for (int d = 0; d < n_devices; ++d) hal_close(&devices[d]);
     hal_close(&reference);
     return failed;
 }

@@ -35,8 +35,7 @@ static char input_folder_[64];
 static inline void input_remove_folder(void)
 {
     DIR *d = opendir(input_folder_);
-    for (struct dirent *e; d && (e = readdir(d));)
-        (void)unlinkat(dirfd(d), e->d_name, 0);
+    for (struct dirent *e; d && (e = readdir(d));) (void)unlinkat(dirfd(d), e->d_name, 0);
     if (d) closedir(d);
     rmdir(input_folder_);
 }

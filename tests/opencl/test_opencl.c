@@ -1,5 +1,5 @@
-/* test_opencl.c: what only the OpenCL backend has: faults that stay, the cache of compiled programs, the
- * reasons for which there is no device.  Skips where there is none. */
+/* test_opencl.c: what only the OpenCL backend has: faults that stay, the cache of compiled
+ * programs, the reasons for which there is no device.  Skips where there is none. */
 #include "conformance/hal.h"
 
 #include <dirent.h>
@@ -14,9 +14,12 @@ static void faults_stay(void **state)
     uint32_t word = 1;
     WORKS(vt->queue_open(device.dev, IV_QUEUE_COMPUTE, &q));
     WORKS(vt->mem_alloc(device.dev, 4096, IV_MEM_HOST, &pinned));
-    WORKS(vt->kernel_build(device.dev, &(iv_kernel_src){.file = "softmax", .name = "softmax", .sig = "ff"}, &kernel));
-    const iv_launch l = {.buf = {range(pinned, 0, 64), range(x, 0, 64)}, .n_bufs = 2, .groups = 1, .n = {4}};
-    FAILS(IV_VENDOR, "softmax_ff on 1 groups: CL_INVALID_MEM_OBJECT = -38", vt->launch(q, kernel, &l));
+    WORKS(vt->kernel_build(
+        device.dev, &(iv_kernel_src){.file = "softmax", .name = "softmax", .sig = "ff"}, &kernel));
+    const iv_launch l = {
+        .buf = {range(pinned, 0, 64), range(x, 0, 64)}, .n_bufs = 2, .groups = 1, .n = {4}};
+    FAILS(IV_VENDOR, "softmax_ff on 1 groups: CL_INVALID_MEM_OBJECT = -38",
+          vt->launch(q, kernel, &l));
     FAILS(IV_VENDOR, "CL_INVALID_MEM_OBJECT", vt->write(q, range(x, 0, 4), &word));
     FAILS(IV_VENDOR, "CL_INVALID_MEM_OBJECT", vt->fill(q, range(x, 0, 4), 0));
     FAILS(IV_VENDOR, "CL_INVALID_MEM_OBJECT", vt->sync(q));
@@ -66,14 +69,15 @@ static void use_cache(void)
     void *kernel = NULL;
     float x[4] = {0, 0, 0, 0}, y[4];
     WORKS(hal_open(&h, "opencl", 0, at("cache/of/kernels")));
-    WORKS(h.vt->kernel_build(h.dev, &(iv_kernel_src){.file = "softmax", .name = "softmax", .sig = "ff"}, &kernel));
+    WORKS(h.vt->kernel_build(
+        h.dev, &(iv_kernel_src){.file = "softmax", .name = "softmax", .sig = "ff"}, &kernel));
     void *a = memory(&h, 64);
     upload(&h, a, 0, x, sizeof(x));
-    const iv_launch l = {.buf = {range(a, 0, 16), range(a, 32, 16)}, .n_bufs = 2, .groups = 1, .n = {4}};
+    const iv_launch l = {
+        .buf = {range(a, 0, 16), range(a, 32, 16)}, .n_bufs = 2, .groups = 1, .n = {4}};
     WORKS(h.vt->launch(h.queue, kernel, &l));
     download(&h, y, a, 32, sizeof(y));
-    for (int i = 0; i < 4; ++i)
-        assert_true(y[i] == 0.25f);
+    for (int i = 0; i < 4; ++i) assert_true(y[i] == 0.25f);
     h.vt->mem_free(h.dev, a);
     h.vt->kernel_free(h.dev, kernel);
     hal_close(&h);
@@ -122,7 +126,8 @@ static void devices_say(const char *setting, const char *want)
 static void without_loader_or_platform(void **state)
 {
     (void)state;
-    devices_say("INVAR_OPENCL_LIB=/nowhere/libOpenCL.so", "opening the OpenCL loader: /nowhere/libOpenCL.so");
+    devices_say("INVAR_OPENCL_LIB=/nowhere/libOpenCL.so",
+                "opening the OpenCL loader: /nowhere/libOpenCL.so");
     devices_say("INVAR_OPENCL_LIB=libz.so.1", "has no function clGetPlatformIDs");
     devices_say("OCL_ICD_VENDORS=/nowhere/", "looking for OpenCL platforms: there are none");
 }

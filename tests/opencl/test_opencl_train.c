@@ -1,6 +1,6 @@
-/* test_opencl_train.c: small trainings in `invariant` mode have the same hashes of parameters and of
- * optimizer state on opencl:0 as on cpu:0.  Most of the time goes into compiling the kernels: so few,
- * small runs.  Skips where there is no OpenCL device.
+/* test_opencl_train.c: small trainings in `invariant` mode have the same hashes of parameters and
+ * of optimizer state on opencl:0 as on cpu:0.  Most of the time goes into compiling the kernels: so
+ * few, small runs.  Skips where there is no OpenCL device.
  *
  *   test_opencl_train [FILTER]     only the tests that match, as "gpt*" */
 #include "train/session.h"
@@ -21,8 +21,7 @@ static void train(const char *settings, const char *more, char hashes[2][33])
     iv_step_report r;
     snprintf(all, sizeof(all), "%s %s", settings, more);
     session_open(&s, all);
-    for (int i = 0; i < STEPS; ++i)
-        WORKS(iv_trainer_step(s.trainer, &r));
+    for (int i = 0; i < STEPS; ++i) WORKS(iv_trainer_step(s.trainer, &r));
     WORKS(iv_trainer_hash(s.trainer, false, hashes[0]));
     WORKS(iv_trainer_hash(s.trainer, true, hashes[1]));
     session_close(&s);

@@ -3,10 +3,10 @@
  *   rig_open ─ build nodes in rig.g ─ rig_compile ─ rig_write ... rig_run ─ rig_read
  *
  * A rig is one graph with its store and plan under one precision policy, on a device that the test
- * opened.  Values go in and come out as f64; what is written is rounded to nearest even to the type the
- * plan gave the value.  Policies that run *everything* in a 16-bit type (also sums, norms, losses) are
- * made here, so that every kernel is met in every type it has, and "true" ones, whose graph sees the
- * 16-bit type while the operators' classes stay. */
+ * opened.  Values go in and come out as f64; what is written is rounded to nearest even to the type
+ * the plan gave the value.  Policies that run *everything* in a 16-bit type (also sums, norms,
+ * losses) are made here, so that every kernel is met in every type it has, and "true" ones, whose
+ * graph sees the 16-bit type while the operators' classes stay. */
 #ifndef IV_TEST_OPS_HARNESS_H
 #define IV_TEST_OPS_HARNESS_H
 
@@ -42,8 +42,9 @@
 typedef struct op_policy {
     const char *name, *plugin; /* plugin NULL: of this file; masters f32, inputs `low` */
     iv_dtype low;
-    double unit, sum_unit; /* half a unit in the last place at 1: of storage, and of what sums are kept in */
-    bool all; /* every operator in `low` */
+    double unit,
+        sum_unit; /* half a unit in the last place at 1: of storage, and of what sums are kept in */
+    bool all;     /* every operator in `low` */
 } op_policy;
 
 enum { P_F64, P_F32, P_BF16, P_F16, P_BF16_MIXED, P_BF16_TRUE, P_F16_TRUE, P_COUNT };
@@ -126,10 +127,12 @@ static inline void unpack(iv_dtype t, const void *from, int64_t n, double *out)
 /* ---- devices ---- */
 
 /* filter: as INVAR_IMPL, or NULL.  invariant: only canonical implementations. */
-static inline iv__device *device_open(int32_t threads, const char *isa, bool invariant, const char *filter)
+static inline iv__device *device_open(int32_t threads, const char *isa, bool invariant,
+                                      const char *filter)
 {
     iv__device *d = NULL;
-    WORKS(iv__device_open("cpu:0", &(iv_backend_options){.threads = threads, .isa = isa}, invariant, &d));
+    WORKS(iv__device_open("cpu:0", &(iv_backend_options){.threads = threads, .isa = isa}, invariant,
+                          &d));
     if (filter) d->impl_filter = filter;
     return d;
 }
@@ -176,7 +179,8 @@ static inline const iv_precision *rig_precision(const rig *r, void **self)
     return p->vtable;
 }
 
-/* Differentiates if there is a loss: then gradients[i] of wanted[i] become outputs "d0", "d1", ... */
+/* Differentiates if there is a loss: then gradients[i] of wanted[i] become outputs "d0", "d1", ...
+ */
 static inline void rig_differentiate(rig *r, const iv_value *wanted, int32_t n)
 {
     char name[16];
@@ -231,9 +235,13 @@ static inline void rig_write(rig *r, iv_value v, const double *x)
     } else { /* the store keeps masters, whatever the graph sees */
         bool param = value->role == IV_ROLE_PARAM;
         const iv__slot *slots = param ? r->store->params : r->store->states;
-        int64_t i = iv__store_find(slots, param ? r->store->n_params : r->store->n_states, value->name);
+        int64_t i =
+            iv__store_find(slots, param ? r->store->n_params : r->store->n_states, value->name);
         pack(r->store->type, x, n, host);
-        WORKS(iv__device_write(r->device, iv__slot_range(param ? &r->store->param_mem : &r->store->state_mem, &slots[i], r->store->type), host));
+        WORKS(iv__device_write(r->device,
+                               iv__slot_range(param ? &r->store->param_mem : &r->store->state_mem,
+                                              &slots[i], r->store->type),
+                               host));
     }
     free(host);
 }
@@ -261,7 +269,8 @@ static inline void *rig_bytes(rig *r, const char *name, int64_t *out_bytes)
     int32_t v = rig_output(r, name);
     if (v < 0) return NULL;
     iv_buffer b = iv__plan_range(r->plan, v);
-    *out_bytes = b.bytes = iv_shape_count(&r->g->values[v].shape) * (int64_t)iv_dtype_bytes(r->g->values[v].dtype);
+    *out_bytes = b.bytes =
+        iv_shape_count(&r->g->values[v].shape) * (int64_t)iv_dtype_bytes(r->g->values[v].dtype);
     void *host = malloc((size_t)b.bytes);
     assert_non_null(host);
     WORKS(iv__device_read(r->device, host, b));
@@ -292,7 +301,8 @@ static inline double *rig_gradient(rig *r, const char *param)
     double *x = malloc((size_t)slot->count * sizeof(*x));
     void *host = malloc((size_t)slot->count * sizeof(double));
     assert_true(x && host);
-    WORKS(iv__device_read(r->device, host, iv__slot_range(&r->store->grad_mem, slot, r->store->type)));
+    WORKS(iv__device_read(r->device, host,
+                          iv__slot_range(&r->store->grad_mem, slot, r->store->type)));
     unpack(r->store->type, host, slot->count, x);
     free(host);
     return x;

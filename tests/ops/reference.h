@@ -1,5 +1,6 @@
 /* reference.h: every operator, written plainly in f64.  Nothing here is clever: these are the
- * definitions that the kernels are measured against.  in[]: the inputs; out[]: arrays of the right size. */
+ * definitions that the kernels are measured against.  in[]: the inputs; out[]: arrays of the right
+ * size. */
 #ifndef IV_TEST_OPS_REFERENCE_H
 #define IV_TEST_OPS_REFERENCE_H
 
@@ -12,15 +13,15 @@ typedef struct tensor {
 
 typedef struct op_case {
     iv__op op;
-    int32_t n_in, n_check;  /* inputs; outputs that are compared (0: one) */
+    int32_t n_in, n_check; /* inputs; outputs that are compared (0: one) */
     iv_shape in[4];
-    char fill[5];           /* what the inputs hold: cases.h */
+    char fill[5]; /* what the inputs hold: cases.h */
     int64_t attr[12];
     double fattr[4];
-    double chain;           /* longest chain of roundings, for the tolerance */
-    double low_roundings;   /* further roundings to a 16-bit type inside the operator */
-    int64_t grains;         /* 0: 1 */
-    iv_dtype to;            /* CAST */
+    double chain;         /* longest chain of roundings, for the tolerance */
+    double low_roundings; /* further roundings to a 16-bit type inside the operator */
+    int64_t grains;       /* 0: 1 */
+    iv_dtype to;          /* CAST */
     bool forward_only;
     void (*ref)(const struct op_case *c, const tensor *in, tensor *out);
     const char *note;
@@ -81,7 +82,8 @@ static inline double elem(iv__op op, double a, double b, double c)
     case IV_OP_RELU_GRAD: return a > 0 ? b : 0;
     case IV_OP_GELU: return a * cdf;
     case IV_OP_GELU_GRAD: return b * (cdf + a * 0.39894228040143267794 * exp(-0.5 * a * a));
-    case IV_OP_GELU_TANH: return 0.5 * a * (1 + tanh(0.79788456080286535588 * (a + 0.044715 * a * a * a)));
+    case IV_OP_GELU_TANH:
+        return 0.5 * a * (1 + tanh(0.79788456080286535588 * (a + 0.044715 * a * a * a)));
     case IV_OP_GELU_TANH_GRAD: return b * gelu_tanh_slope(a);
     case IV_OP_SIGMOID: return s;
     case IV_OP_SIGMOID_GRAD: return b * a * (1 - a);
@@ -115,13 +117,15 @@ REF(cast)
     for (int64_t i = 0; i < count(out); ++i) out->x[i] = rounded(c->to, in[0].x[i]);
 }
 
-/* The mask is a function of (seed, stream, step, global element): harness.h runs with 7, 3, sample 5. */
+/* The mask is a function of (seed, stream, step, global element): harness.h runs with 7, 3,
+ * sample 5. */
 REF(dropout)
 {
     uint64_t first = 5 * (uint64_t)(count(out) / D(*out, 0));
     for (int64_t i = 0; i < count(out); ++i) {
         uint32_t r = iv_random_u32(7, (uint32_t)c->attr[0], 3, first + (uint64_t)i);
-        out->x[i] = (double)(r >> 8) * 0x1p-24 < (double)(float)c->fattr[0] ? 0 : in[0].x[i] * c->fattr[1];
+        out->x[i] =
+            (double)(r >> 8) * 0x1p-24 < (double)(float)c->fattr[0] ? 0 : in[0].x[i] * c->fattr[1];
     }
 }
 
@@ -148,7 +152,8 @@ REF(transpose)
 REF(broadcast)
 {
     (void)c;
-    for (int64_t i = 0; i < count(out); ++i) out->x[i] = in[0].x[broadcast_index(&out->s, &in[0].s, i)];
+    for (int64_t i = 0; i < count(out); ++i)
+        out->x[i] = in[0].x[broadcast_index(&out->s, &in[0].s, i)];
 }
 
 /* Product of the dimensions of s in [from, to). */
@@ -160,13 +165,14 @@ static inline int64_t span(const iv_shape *s, int32_t from, int32_t to)
 }
 
 /* Copies along the axis: `n` slots of src from src0 to dst from dst0. */
-static inline void copy_axis(const tensor *src, int64_t src0, tensor *dst, int64_t dst0, int32_t axis, int64_t n)
+static inline void copy_axis(const tensor *src, int64_t src0, tensor *dst, int64_t dst0,
+                             int32_t axis, int64_t n)
 {
     int64_t outer = span(&dst->s, 0, axis), inner = span(&dst->s, axis + 1, dst->s.rank);
     for (int64_t o = 0; o < outer; ++o)
         for (int64_t k = 0; k < n; ++k)
-            memcpy(dst->x + (o * D(*dst, axis) + dst0 + k) * inner, src->x + (o * D(*src, axis) + src0 + k) * inner,
-                   (size_t)inner * sizeof(double));
+            memcpy(dst->x + (o * D(*dst, axis) + dst0 + k) * inner,
+                   src->x + (o * D(*src, axis) + src0 + k) * inner, (size_t)inner * sizeof(double));
 }
 
 REF(slice)
@@ -185,7 +191,8 @@ REF(concat)
 {
     int32_t axis = (int32_t)c->attr[IV_A_AXIS];
     int64_t at = 0;
-    for (int32_t i = 0; i < c->n_in; at += D(in[i++], axis)) copy_axis(&in[i], 0, out, at, axis, D(in[i], axis));
+    for (int32_t i = 0; i < c->n_in; at += D(in[i++], axis))
+        copy_axis(&in[i], 0, out, at, axis, D(in[i], axis));
 }
 
 REF(reduce)
@@ -209,13 +216,15 @@ REF(matmul)
 {
     bool ta = c->attr[IV_A_TA], tb = c->attr[IV_A_TB], shared = in[1].s.rank == 2;
     int32_t ra = in[0].s.rank, rb = in[1].s.rank;
-    int64_t m = D(*out, ra - 2), n = D(*out, ra - 1), k = D(in[0], ra - 1 - ta), batch = span(&in[0].s, 0, ra - 2);
+    int64_t m = D(*out, ra - 2), n = D(*out, ra - 1), k = D(in[0], ra - 1 - ta),
+            batch = span(&in[0].s, 0, ra - 2);
     for (int64_t z = 0; z < batch; ++z)
         for (int64_t i = 0; i < m; ++i)
             for (int64_t j = 0; j < n; ++j) {
                 const double *a = in[0].x + z * m * k, *b = in[1].x + (shared ? 0 : z * k * n);
                 double sum = c->n_in == 3 ? in[2].x[j] : 0;
-                for (int64_t l = 0; l < k; ++l) sum += a[ta ? l * m + i : i * k + l] * b[tb ? j * k + l : l * n + j];
+                for (int64_t l = 0; l < k; ++l)
+                    sum += a[ta ? l * m + i : i * k + l] * b[tb ? j * k + l : l * n + j];
                 out->x[(z * m + i) * n + j] = sum;
             }
     (void)rb;
@@ -224,7 +233,8 @@ REF(matmul)
 REF(conv2d)
 {
     const int64_t *a = c->attr, groups = a[IV_A_GROUPS], cg = D(in[1], 1), og = D(*out, 1) / groups;
-    int64_t C = D(in[0], 1), H = D(in[0], 2), W = D(in[0], 3), KH = D(in[1], 2), KW = D(in[1], 3), at = 0;
+    int64_t C = D(in[0], 1), H = D(in[0], 2), W = D(in[0], 3), KH = D(in[1], 2), KW = D(in[1], 3),
+            at = 0;
     for (int64_t n = 0; n < D(*out, 0); ++n)
         for (int64_t o = 0; o < D(*out, 1); ++o)
             for (int64_t y = 0; y < D(*out, 2); ++y)
@@ -233,9 +243,11 @@ REF(conv2d)
                     for (int64_t i = 0; i < cg; ++i)
                         for (int64_t ky = 0; ky < KH; ++ky)
                             for (int64_t kx = 0; kx < KW; ++kx) {
-                                int64_t iy = y * a[IV_A_STRIDE] - a[IV_A_PAD] + ky, ix = x * a[IV_A_STRIDE + 1] - a[IV_A_PAD + 1] + kx;
+                                int64_t iy = y * a[IV_A_STRIDE] - a[IV_A_PAD] + ky,
+                                        ix = x * a[IV_A_STRIDE + 1] - a[IV_A_PAD + 1] + kx;
                                 if (iy < 0 || iy >= H || ix < 0 || ix >= W) continue;
-                                sum += in[0].x[((n * C + o / og * cg + i) * H + iy) * W + ix] * in[1].x[((o * cg + i) * KH + ky) * KW + kx];
+                                sum += in[0].x[((n * C + o / og * cg + i) * H + iy) * W + ix] *
+                                       in[1].x[((o * cg + i) * KH + ky) * KW + kx];
                             }
                     out->x[at++] = sum;
                 }
@@ -243,10 +255,12 @@ REF(conv2d)
 
 REF(pool)
 {
-    const int64_t *a = c->attr, H = D(in[0], 2), W = D(in[0], 3), OH = D(out[0], 2), OW = D(out[0], 3);
+    const int64_t *a = c->attr, H = D(in[0], 2), W = D(in[0], 3), OH = D(out[0], 2),
+                  OW = D(out[0], 3);
     for (int64_t i = 0; i < count(out); ++i) {
         const double *plane = in[0].x + i / (OH * OW) * H * W;
-        int64_t y0 = i / OW % OH * a[IV_A_STRIDE] - a[IV_A_PAD], x0 = i % OW * a[IV_A_STRIDE + 1] - a[IV_A_PAD + 1], best = -1;
+        int64_t y0 = i / OW % OH * a[IV_A_STRIDE] - a[IV_A_PAD],
+                x0 = i % OW * a[IV_A_STRIDE + 1] - a[IV_A_PAD + 1], best = -1;
         double sum = 0;
         for (int64_t y = y0; y < y0 + a[IV_A_SIZE]; ++y)
             for (int64_t x = x0; x < x0 + a[IV_A_SIZE + 1]; ++x) {
@@ -254,7 +268,8 @@ REF(pool)
                 sum += plane[y * W + x];
                 if (best < 0 || plane[y * W + x] > plane[best]) best = y * W + x;
             }
-        out[0].x[i] = c->op == IV_OP_MAX_POOL2D ? plane[best] : sum / (double)(a[IV_A_SIZE] * a[IV_A_SIZE + 1]);
+        out[0].x[i] = c->op == IV_OP_MAX_POOL2D ? plane[best]
+                                                : sum / (double)(a[IV_A_SIZE] * a[IV_A_SIZE + 1]);
         if (c->op == IV_OP_MAX_POOL2D) out[1].x[i] = (double)best;
     }
 }
@@ -299,7 +314,8 @@ REF(norm)
         for (int64_t i = 0; i < n && centred; ++i) m += x[i] / (double)n;
         for (int64_t i = 0; i < n; ++i) v += (x[i] - m) * (x[i] - m) / (double)n;
         double rstd = 1 / sqrt(v + c->fattr[0]);
-        for (int64_t i = 0; i < n; ++i) out[0].x[r * n + i] = (x[i] - m) * rstd * in[1].x[i] + (centred ? in[2].x[i] : 0);
+        for (int64_t i = 0; i < n; ++i)
+            out[0].x[r * n + i] = (x[i] - m) * rstd * in[1].x[i] + (centred ? in[2].x[i] : 0);
         if (centred) out[1].x[r] = m;
         out[centred ? 2 : 1].x[r] = rstd;
     }
@@ -318,7 +334,8 @@ REF(batchnorm)
             for (int64_t i = g * N / G; i < (g + 1) * N / G; ++i)
                 for (int64_t p = 0; p < P; ++p) {
                     int64_t at = (i * C + k) * P + p;
-                    out[0].x[at] = (in[0].x[at] - m) / sqrt(v / n + c->fattr[0]) * in[1].x[k] + in[2].x[k];
+                    out[0].x[at] =
+                        (in[0].x[at] - m) / sqrt(v / n + c->fattr[0]) * in[1].x[k] + in[2].x[k];
                 }
             out[1].x[g * C + k] = m;
             out[2].x[g * C + k] = v / (n > 1 ? n - 1 : 1);
@@ -335,11 +352,14 @@ REF(embedding)
 
 REF(attention)
 {
-    int64_t heads = c->attr[IV_A_HEADS], B = D(in[0], 0), Tq = D(in[0], 1), Tk = D(in[1], 1), C = D(in[0], 2), d = C / heads;
+    int64_t heads = c->attr[IV_A_HEADS], B = D(in[0], 0), Tq = D(in[0], 1), Tk = D(in[1], 1),
+            C = D(in[0], 2), d = C / heads;
     double *s = malloc((size_t)Tk * sizeof(*s));
     for (int64_t z = 0; z < B * heads * Tq; ++z) {
-        int64_t b = z / heads / Tq, h = z / Tq % heads, i = z % Tq, seen = c->attr[IV_A_CAUSAL] ? i + Tk - Tq + 1 : Tk;
-        const double *q = in[0].x + (b * Tq + i) * C + h * d, *k = in[1].x + b * Tk * C + h * d, *v = in[2].x + b * Tk * C + h * d;
+        int64_t b = z / heads / Tq, h = z / Tq % heads, i = z % Tq,
+                seen = c->attr[IV_A_CAUSAL] ? i + Tk - Tq + 1 : Tk;
+        const double *q = in[0].x + (b * Tq + i) * C + h * d, *k = in[1].x + b * Tk * C + h * d,
+                     *v = in[2].x + b * Tk * C + h * d;
         double *o = out[0].x + (b * Tq + i) * C + h * d;
         for (int64_t l = 0; l < d; ++l) o[l] = 0;
         out[1].x[z] = -INFINITY;

@@ -1,10 +1,10 @@
-/* test_forward.c: every operator in every type against its definition in f64 (reference.h), with inputs
- * as they are and as views.
+/* test_forward.c: every operator in every type against its definition in f64 (reference.h), with
+ * inputs as they are and as views.
  *
- * Tolerance: one rounding of the result to its storage type, plus `chain` roundings of the type that
- * sums are kept in, relative to the largest result: the chain is the number of terms of the longest
- * sum, or for functions what they are made of (cases.h).  Attention in 16-bit types rounds its
- * probabilities once more. */
+ * Tolerance: one rounding of the result to its storage type, plus `chain` roundings of the type
+ * that sums are kept in, relative to the largest result: the chain is the number of terms of the
+ * longest sum, or for functions what they are made of (cases.h).  Attention in 16-bit types rounds
+ * its probabilities once more. */
 #include "cases.h"
 
 static iv__device *device;
@@ -33,15 +33,18 @@ static void compare(rig *r, const built *b, int32_t k, const tensor *want)
     assert_int_equal(n, count(want));
     for (int64_t i = 0; i < n; ++i)
         if (isfinite(want->x[i])) most = fmax(most, fabs(want->x[i]));
-    double low = r->policy->unit * b->c->low_roundings * (r->policy->low == IV_BF16 || r->policy->low == IV_F16);
+    double low = r->policy->unit * b->c->low_roundings *
+                 (r->policy->low == IV_BF16 || r->policy->low == IV_F16);
     /* A row of equal elements: x - mean is rounding alone, times 1 / sqrt(eps). */
-    if (b->view == V_SPREAD && (b->c->op == IV_OP_LAYERNORM || b->c->op == IV_OP_BATCHNORM)) most /= sqrt(b->c->fattr[0]);
-    double slack = (b->c->chain * r->policy->sum_unit + low) * most + (r->policy->low == IV_F16 ? 0x1p-24 : 0);
+    if (b->view == V_SPREAD && (b->c->op == IV_OP_LAYERNORM || b->c->op == IV_OP_BATCHNORM))
+        most /= sqrt(b->c->fattr[0]);
+    double slack =
+        (b->c->chain * r->policy->sum_unit + low) * most + (r->policy->low == IV_F16 ? 0x1p-24 : 0);
     for (int64_t i = 0; i < n; ++i) {
         double allowed = slack + 1.01 * r->policy->unit * fabs(want->x[i]);
         if (got[i] == want->x[i] || fabs(got[i] - want->x[i]) <= allowed) continue;
-        fail_msg("%s: output %d, element %lld is %.17g, the reference %.17g, allowed %.3g", b->name, k, (long long)i, got[i],
-                 want->x[i], allowed);
+        fail_msg("%s: output %d, element %lld is %.17g, the reference %.17g, allowed %.3g", b->name,
+                 k, (long long)i, got[i], want->x[i], allowed);
     }
     free(got);
 }
@@ -112,7 +115,8 @@ static void test_complete(void **state)
         {IV_OP_BATCHNORM_RUNNING, "test_running below"},
     };
     for (int op = 0; op < IV_OP_COUNT; ++op) {
-        bool found = iv__ops[op].no_grad && strstr(iv__ops[op].no_grad, "part of a gradient"); /* test_grad.c */
+        bool found = iv__ops[op].no_grad &&
+                     strstr(iv__ops[op].no_grad, "part of a gradient"); /* test_grad.c */
         for (int i = 0; i < n_cases; ++i) found |= cases[i].op == (iv__op)op;
         for (int64_t i = 0; i < IV_COUNT(elsewhere); ++i) found |= elsewhere[i].op == (iv__op)op;
         if (!found) fail_msg("no test of the operator %s: add a case to cases.h", iv__ops[op].name);
@@ -130,9 +134,11 @@ static void check_running(int policy, int64_t grains)
     double y[N * C], m[8 * C], v[8 * C];
     int64_t n = 0;
     rig_open(&r, device, policy, grains);
-    iv_value in = iv_input(r.g, "x", IV_F32, IV_SHAPE(N, C)), w = iv_param(r.g, "w", IV_SHAPE(C), (iv_init){IV_INIT_ONES, 0});
+    iv_value in = iv_input(r.g, "x", IV_F32, IV_SHAPE(N, C)),
+             w = iv_param(r.g, "w", IV_SHAPE(C), (iv_init){IV_INIT_ONES, 0});
     iv_value b = iv_param(r.g, "b", IV_SHAPE(C), (iv_init){IV_INIT_ZEROS, 0});
-    iv_value rm = iv_state(r.g, "rm", IV_SHAPE(C), (iv_init){IV_INIT_ZEROS, 0}), rv = iv_state(r.g, "rv", IV_SHAPE(C), (iv_init){IV_INIT_ONES, 0});
+    iv_value rm = iv_state(r.g, "rm", IV_SHAPE(C), (iv_init){IV_INIT_ZEROS, 0}),
+             rv = iv_state(r.g, "rv", IV_SHAPE(C), (iv_init){IV_INIT_ONES, 0});
     iv_graph_set_output(r.g, "y", iv_batchnorm(r.g, in, w, b, rm, rv, 1e-5, 0.25, true));
     WORKS(rig_compile(&r, N));
     for (int i = 0; i < N * C; ++i) x[i] = rounded(policies[policy].low, next_in(&s, -2, 2));
@@ -163,13 +169,15 @@ static void check_running(int policy, int64_t grains)
             for (int64_t g = 0; g < grains; ++g) sum += (k ? v : m)[g * C + i];
             double want = 0.75 * old + 0.25 * sum / (double)grains;
             if (fabs(got[i] - want) > 32 * policies[policy].sum_unit)
-                fail_msg("running %s %d, %lld grains, %s: %.17g, the reference %.17g", k ? "variance" : "mean", i,
-                         (long long)grains, policies[policy].name, got[i], want);
+                fail_msg("running %s %d, %lld grains, %s: %.17g, the reference %.17g",
+                         k ? "variance" : "mean", i, (long long)grains, policies[policy].name,
+                         got[i], want);
         }
     }
     double *out = rig_read(&r, "y", &n);
     for (int64_t i = 0; i < n; ++i)
-        if (fabs(out[i] - y[i]) > 3 * policies[policy].unit * 3 + 200 * policies[policy].sum_unit) fail_msg("y[%lld] is %.17g, the reference %.17g", (long long)i, out[i], y[i]);
+        if (fabs(out[i] - y[i]) > 3 * policies[policy].unit * 3 + 200 * policies[policy].sum_unit)
+            fail_msg("y[%lld] is %.17g, the reference %.17g", (long long)i, out[i], y[i]);
     free(out);
     rig_close(&r);
 }
@@ -184,8 +192,8 @@ static void test_running(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_f64),      cmocka_unit_test(test_f32),     cmocka_unit_test(test_bf16),
-        cmocka_unit_test(test_f16),      cmocka_unit_test(test_running), cmocka_unit_test(test_complete),
+        cmocka_unit_test(test_f64), cmocka_unit_test(test_f32),     cmocka_unit_test(test_bf16),
+        cmocka_unit_test(test_f16), cmocka_unit_test(test_running), cmocka_unit_test(test_complete),
     };
     return cmocka_run_group_tests(tests, open_it, close_it);
 }

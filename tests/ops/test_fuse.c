@@ -1,9 +1,9 @@
 /* test_fuse.c: fusing and absorbing change no bit.
  *
- * Random graphs of element-wise operators (with broadcasts, dropout and casts between types), forward
- * and backward, run fused; then again with some of their intermediate values cut out, by making
- * outputs of them, until each was cut once.  Absorbed casts: every operator case with and without the
- * pass. */
+ * Random graphs of element-wise operators (with broadcasts, dropout and casts between types),
+ * forward and backward, run fused; then again with some of their intermediate values cut out, by
+ * making outputs of them, until each was cut once.  Absorbed casts: every operator case with and
+ * without the pass. */
 #include "cases.h"
 
 static iv__device *device;
@@ -66,8 +66,8 @@ static iv_value step(iv_graph *g, iv_value a, iv_value b, uint64_t *state)
     }
 }
 
-/* Inputs of several shapes that broadcast to [4,3,65], then STEPS operators on earlier values, later ones
- * more often; the loss takes the last. */
+/* Inputs of several shapes that broadcast to [4,3,65], then STEPS operators on earlier values,
+ * later ones more often; the loss takes the last. */
 static void build_chain(rig *r, uint64_t seed)
 {
     static const iv_shape shapes[] = {IV_SHAPE(4, 3, 65), IV_SHAPE(4, 1, 65), IV_SHAPE(4, 3, 1)};
@@ -83,7 +83,8 @@ static void build_chain(rig *r, uint64_t seed)
     c.pool[c.n++] = iv_param(r->g, "one", IV_SHAPE(1), (iv_init){IV_INIT_NORMAL, 1});
     for (int i = 0; i < STEPS; ++i) {
         uint64_t near = (uint64_t)(c.n < 4 ? c.n : 4);
-        iv_value a = c.pool[c.n - 1 - (int32_t)(next_bits(&state) % near)], b = c.pool[next_bits(&state) % (uint64_t)c.n];
+        iv_value a = c.pool[c.n - 1 - (int32_t)(next_bits(&state) % near)],
+                 b = c.pool[next_bits(&state) % (uint64_t)c.n];
         c.pool[c.n++] = step(r->g, a, b, &state);
     }
     iv_value y = iv_add(r->g, iv_mul(r->g, c.pool[c.n - 1], c.pool[0]), c.pool[c.n - 2]);
@@ -91,7 +92,8 @@ static void build_chain(rig *r, uint64_t seed)
     iv_graph_set_output(r->g, "y", y);
     iv_graph_set_loss(r->g, iv_sum(r->g, iv_mul(r->g, y, y), 0, false));
     rig_differentiate(r, c.pool, 1);
-    if (iv_graph_status(r->g) != IV_OK) fail_msg("chain %llu: %s", (unsigned long long)seed, iv_error_message());
+    if (iv_graph_status(r->g) != IV_OK)
+        fail_msg("chain %llu: %s", (unsigned long long)seed, iv_error_message());
 }
 
 static void feed(rig *r, uint64_t seed)
@@ -100,12 +102,14 @@ static void feed(rig *r, uint64_t seed)
         if (r->g->values[v].role != IV_ROLE_INPUT || r->g->values[v].shape.rank == 0) continue;
         uint64_t state = seed + (uint64_t)v;
         static double x[4 * 3 * 65];
-        for (int64_t i = 0; i < iv_shape_count(&r->g->values[v].shape); ++i) x[i] = next_in(&state, -2, 2);
+        for (int64_t i = 0; i < iv_shape_count(&r->g->values[v].shape); ++i)
+            x[i] = next_in(&state, -2, 2);
         rig_write(r, (iv_value){v}, x);
     }
 }
 
-/* Elements that cut the values of element-wise nodes number from .. (as many as there is room for). */
+/* Elements that cut the values of element-wise nodes number from .. (as many as there is room for).
+ */
 static int cut(rig *r, int from)
 {
     int seen = 0;
@@ -140,7 +144,8 @@ static void compare(rig *fused, rig *other, const char *what, uint64_t seed)
         const char *name = fused->g->outputs[i].name;
         uint8_t *x = rig_bytes(fused, name, &n), *y = rig_bytes(other, name, &m);
         if (!x || !y || n != m || memcmp(x, y, (size_t)n) != 0)
-            fail_msg("%s %llu, %s: output %s has other bits", what, (unsigned long long)seed, fused->policy->name, name);
+            fail_msg("%s %llu, %s: output %s has other bits", what, (unsigned long long)seed,
+                     fused->policy->name, name);
         free(x);
         free(y);
     }
@@ -148,7 +153,8 @@ static void compare(rig *fused, rig *other, const char *what, uint64_t seed)
         const char *name = fused->store->params[i].name;
         double *x = rig_gradient(fused, name), *y = rig_gradient(other, name);
         if (memcmp(x, y, (size_t)fused->store->params[i].count * sizeof(*x)) != 0)
-            fail_msg("%s %llu, %s: the gradient of %s has other bits", what, (unsigned long long)seed, fused->policy->name, name);
+            fail_msg("%s %llu, %s: the gradient of %s has other bits", what,
+                     (unsigned long long)seed, fused->policy->name, name);
         free(x);
         free(y);
     }
@@ -160,7 +166,9 @@ static void check_chain(int policy, uint64_t seed, int64_t *most, int *finite)
     int64_t programs = 0, more = 0, n = 0;
     rig_open(&fused, device, policy, 2);
     build_chain(&fused, seed);
-    if (rig_compile(&fused, 4) != IV_OK) fail_msg("chain %llu, %s: %s", (unsigned long long)seed, fused.policy->name, iv_error_message());
+    if (rig_compile(&fused, 4) != IV_OK)
+        fail_msg("chain %llu, %s: %s", (unsigned long long)seed, fused.policy->name,
+                 iv_error_message());
     *most = IV_MAX2(*most, longest(&fused, &programs));
     feed(&fused, seed);
     rig_run(&fused);
@@ -174,7 +182,9 @@ static void check_chain(int policy, uint64_t seed, int64_t *most, int *finite)
         from = cut(&part, from);
         WORKS(rig_plan(&part, 4));
         longest(&part, &more);
-        if (more < programs) fail_msg("chain %llu: %lld programs, cut %lld", (unsigned long long)seed, (long long)programs, (long long)more);
+        if (more < programs)
+            fail_msg("chain %llu: %lld programs, cut %lld", (unsigned long long)seed,
+                     (long long)programs, (long long)more);
         feed(&part, seed);
         rig_run(&part);
         compare(&fused, &part, "chain", seed);
@@ -189,7 +199,8 @@ static void all_chains(int policy)
     int finite = 0;
     for (uint64_t seed = 1; seed <= CHAINS; ++seed) check_chain(policy, seed, &most, &finite);
     if (finite < CHAINS / 2) fail_msg("only %d of %d losses are finite", finite, CHAINS);
-    if (most < 12) fail_msg("the longest program has %lld operators: nothing was fused", (long long)most);
+    if (most < 12)
+        fail_msg("the longest program has %lld operators: nothing was fused", (long long)most);
 }
 
 static void test_f64(void **state)
@@ -240,7 +251,8 @@ static void test_long(void **state)
     rig_run(&r);
     double *y = rig_read(&r, "y", &n);
     for (int i = 0; i < 3; ++i)
-        if (y[i] != 100 + 45 * (i + 1)) fail_msg("element %d is %g, expected %d", i, y[i], 100 + 45 * (i + 1));
+        if (y[i] != 100 + 45 * (i + 1))
+            fail_msg("element %d is %g, expected %d", i, y[i], 100 + 45 * (i + 1));
     free(y);
     rig_close(&r);
 }
@@ -307,16 +319,26 @@ static void test_absorb(void **state)
 /* Absorbing between operators of a small network, where casts have several users. */
 static void build_network(rig *r)
 {
-    iv_value x = iv_input(r->g, "x", IV_F32, IV_SHAPE(4, 5, 12)), ids = iv_input(r->g, "ids", IV_I32, IV_SHAPE(4, 5));
-    iv_value e = iv_embedding(r->g, iv_param(r->g, "e", IV_SHAPE(7, 12), (iv_init){IV_INIT_NORMAL, 1}), ids);
-    iv_value h = iv_add(r->g, iv_matmul(r->g, x, iv_param(r->g, "w", IV_SHAPE(12, 12), (iv_init){IV_INIT_NORMAL, 0.5}), false, false), e);
-    iv_value w = iv_param(r->g, "n", IV_SHAPE(12), (iv_init){IV_INIT_NORMAL, 1}), b = iv_param(r->g, "b", IV_SHAPE(12), (iv_init){IV_INIT_NORMAL, 1});
+    iv_value x = iv_input(r->g, "x", IV_F32, IV_SHAPE(4, 5, 12)),
+             ids = iv_input(r->g, "ids", IV_I32, IV_SHAPE(4, 5));
+    iv_value e =
+        iv_embedding(r->g, iv_param(r->g, "e", IV_SHAPE(7, 12), (iv_init){IV_INIT_NORMAL, 1}), ids);
+    iv_value h = iv_add(
+        r->g,
+        iv_matmul(r->g, x, iv_param(r->g, "w", IV_SHAPE(12, 12), (iv_init){IV_INIT_NORMAL, 0.5}),
+                  false, false),
+        e);
+    iv_value w = iv_param(r->g, "n", IV_SHAPE(12), (iv_init){IV_INIT_NORMAL, 1}),
+             b = iv_param(r->g, "b", IV_SHAPE(12), (iv_init){IV_INIT_NORMAL, 1});
     iv_value y = iv_layernorm(r->g, h, w, b, 1e-5);
-    y = iv_matmul(r->g, y, iv_param(r->g, "w2", IV_SHAPE(12, 12), (iv_init){IV_INIT_NORMAL, 0.5}), false, true);
-    y = iv_rmsnorm(r->g, iv_add(r->g, y, h), iv_param(r->g, "n2", IV_SHAPE(12), (iv_init){IV_INIT_ONES, 0}), 1e-5);
+    y = iv_matmul(r->g, y, iv_param(r->g, "w2", IV_SHAPE(12, 12), (iv_init){IV_INIT_NORMAL, 0.5}),
+                  false, true);
+    y = iv_rmsnorm(r->g, iv_add(r->g, y, h),
+                   iv_param(r->g, "n2", IV_SHAPE(12), (iv_init){IV_INIT_ONES, 0}), 1e-5);
     y = iv_attention(r->g, y, y, y, 3, true, 0);
-    iv_value z = iv_linear(r->g, y, iv_param(r->g, "head", IV_SHAPE(7, 12), (iv_init){IV_INIT_NORMAL, 0.5}),
-                           iv_param(r->g, "bias", IV_SHAPE(7), (iv_init){IV_INIT_NORMAL, 1}), true);
+    iv_value z =
+        iv_linear(r->g, y, iv_param(r->g, "head", IV_SHAPE(7, 12), (iv_init){IV_INIT_NORMAL, 0.5}),
+                  iv_param(r->g, "bias", IV_SHAPE(7), (iv_init){IV_INIT_NORMAL, 1}), true);
     iv_graph_set_output(r->g, "max", iv_max(r->g, z, 4, false));
     iv_graph_set_loss(r->g, iv_sum(r->g, iv_cross_entropy_rows(r->g, z, ids, 3), 0, false));
 }
@@ -350,8 +372,9 @@ static void test_absorb_network(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_f64),    cmocka_unit_test(test_f32),  cmocka_unit_test(test_bf16),
-        cmocka_unit_test(test_f16),    cmocka_unit_test(test_long), cmocka_unit_test(test_diamonds),
+        cmocka_unit_test(test_f64),    cmocka_unit_test(test_f32),
+        cmocka_unit_test(test_bf16),   cmocka_unit_test(test_f16),
+        cmocka_unit_test(test_long),   cmocka_unit_test(test_diamonds),
         cmocka_unit_test(test_absorb), cmocka_unit_test(test_absorb_network),
     };
     return cmocka_run_group_tests(tests, open_it, close_it);

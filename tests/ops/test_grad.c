@@ -3,9 +3,9 @@
  *
  * loss = sum(op(x) w) with fixed random w.  Differences are central with four points,
  *     (8 (f(x+h) - f(x-h)) - (f(x+2h) - f(x-2h))) / 12h,  h = 2^-10,
- * whose error is h^4 f'''''/30 < 3e-14 x 1e4 (the largest fifth derivative here, of 1/x at 1/2) plus
- * rounding 1e-16 |loss| / h < 1e-11: 1e-8 of max(1, |gradient|) leaves room for both.  Inputs stay
- * 1/32 or more away from kinks (cases.h). */
+ * whose error is h^4 f'''''/30 < 3e-14 x 1e4 (the largest fifth derivative here, of 1/x at 1/2)
+ * plus rounding 1e-16 |loss| / h < 1e-11: 1e-8 of max(1, |gradient|) leaves room for both.  Inputs
+ * stay 1/32 or more away from kinks (cases.h). */
 #include "cases.h"
 
 static iv__device *device;
@@ -71,12 +71,15 @@ static void check_input(const built *b, rig *value, const double *d, int32_t i)
     for (int64_t at = 0; at < n; at += step) {
         int64_t e = (at + at / step * 7) % n; /* not only one column */
         if (isnan(b->data[i].x[e])) {
-            if (d[e] != 0) fail_msg("%s: input %d, element %lld is not used, its gradient is %g", b->name, i, (long long)e, d[e]);
+            if (d[e] != 0)
+                fail_msg("%s: input %d, element %lld is not used, its gradient is %g", b->name, i,
+                         (long long)e, d[e]);
             continue;
         }
         double want = difference(value, b, i, e);
         if (!(fabs(d[e] - want) <= 1e-8 * fmax(1, fabs(want))))
-            fail_msg("%s: gradient of input %d, element %lld is %.12g, differences give %.12g", b->name, i, (long long)e, d[e], want);
+            fail_msg("%s: gradient of input %d, element %lld is %.12g, differences give %.12g",
+                     b->name, i, (long long)e, d[e], want);
     }
     rig_write(value, b->base[i], b->data[i].x);
 }
@@ -92,7 +95,8 @@ static void check_case(const op_case *c, view v)
     rig_open(&value, device, P_F64, c->grains ? c->grains : 1);
     build_case(&value, c, v, &plain);
     plain.w = iv_input(value.g, "w", IV_F32, plain.out[0]);
-    iv_graph_set_output(value.g, "loss", iv_sum(value.g, iv_mul(value.g, plain.y, plain.w), 0, false));
+    iv_graph_set_output(value.g, "loss",
+                        iv_sum(value.g, iv_mul(value.g, plain.y, plain.w), 0, false));
     WORKS(rig_compile(&value, samples_of(&plain)));
     write_case(&value, &b);
     for (int32_t i = 0; i < c->n_in; ++i) {
@@ -140,17 +144,19 @@ static void test_broadcast(void **state)
     (void)state;
     for (int i = 0; i < n_cases; ++i) {
         iv__op op = cases[i].op;
-        bool kink = op == IV_OP_MAX || op == IV_OP_MAX_POOL2D || op == IV_OP_LAYERNORM || op == IV_OP_RMSNORM || op == IV_OP_BATCHNORM;
+        bool kink = op == IV_OP_MAX || op == IV_OP_MAX_POOL2D || op == IV_OP_LAYERNORM ||
+                    op == IV_OP_RMSNORM || op == IV_OP_BATCHNORM;
         if (differentiable(&cases[i]) && !kink) check_case(&cases[i], V_SPREAD);
     }
 }
 
-/* ---- other types: the inputs as inputs, then as parameters, whose gradients are in the full type ---- */
+/* ---- other types: the inputs as inputs, then as parameters, whose gradients are in the full type
+ * ---- */
 
 /* Values, weights and what is between forward and backward are rounded a few times on the way; each
- * rounding is half a unit of the largest element at most, sums in 16-bit types (bias gradients and the
- * like in "all" policies) add one each.  12 covers the longest path (norms) with room for a factor 2.
- * A gradient is a sum of up to as many terms as there are outputs. */
+ * rounding is half a unit of the largest element at most, sums in 16-bit types (bias gradients and
+ * the like in "all" policies) add one each.  12 covers the longest path (norms) with room for a
+ * factor 2. A gradient is a sum of up to as many terms as there are outputs. */
 static void compare_types(const op_case *c, int policy, bool params)
 {
     rig r, wide;
@@ -168,15 +174,18 @@ static void compare_types(const op_case *c, int policy, bool params)
         if (c->fill[i] == 'i' || c->fill[i] == 't') continue;
         int64_t n = 0;
         snprintf(name, sizeof(name), "d%d", i);
-        double *want = rig_read(&wide, name, &n), *got = params ? NULL : rig_read(&r, name, &n), most = 1;
+        double *want = rig_read(&wide, name, &n), *got = params ? NULL : rig_read(&r, name, &n),
+               most = 1;
         snprintf(name, sizeof(name), "x%d", i);
         if (params) got = rig_gradient(&r, name);
-        double slack = 12 * r.policy->unit + (c->chain + (double)iv_shape_count(&b.out[0])) * r.policy->sum_unit;
+        double slack = 12 * r.policy->unit +
+                       (c->chain + (double)iv_shape_count(&b.out[0])) * r.policy->sum_unit;
         for (int64_t e = 0; e < n; ++e) most = fmax(most, fabs(want[e]));
         for (int64_t e = 0; e < n; ++e)
             if (!(fabs(got[e] - want[e]) <= slack * most))
-                fail_msg("%s: gradient of input %d, element %lld is %.9g, in f64 %.9g (largest %.3g)", b.name, i, (long long)e, got[e],
-                         want[e], most);
+                fail_msg(
+                    "%s: gradient of input %d, element %lld is %.9g, in f64 %.9g (largest %.3g)",
+                    b.name, i, (long long)e, got[e], want[e], most);
         free(got);
         free(want);
     }
@@ -236,7 +245,8 @@ static void test_plain_sum(void **state)
         build_case(&r, &cases[i], V_PLAIN, &b);
         iv_graph_set_loss(r.g, iv_sum(r.g, b.y, 0, false));
         rig_differentiate(&r, b.base, b.c->n_in);
-        if (rig_compile(&r, samples_of(&b)) != IV_OK) fail_msg("%s, loss sum(y): %s", b.name, iv_error_message());
+        if (rig_compile(&r, samples_of(&b)) != IV_OK)
+            fail_msg("%s, loss sum(y): %s", b.name, iv_error_message());
         write_case(&r, &b);
         rig_run(&r);
         free_case(&b);
@@ -251,8 +261,10 @@ static void test_shared(void **state)
     static const double x[3] = {1, -2, 3}, y[3] = {0.5, 4, -1};
     rig r;
     rig_open(&r, device, P_F64, 1);
-    iv_value a = iv_param(r.g, "a", IV_SHAPE(3), (iv_init){0}), b = iv_param(r.g, "b", IV_SHAPE(3), (iv_init){0});
-    iv_value c = iv_param(r.g, "c", IV_SHAPE(3), (iv_init){0}), unused = iv_param(r.g, "unused", IV_SHAPE(2), (iv_init){0});
+    iv_value a = iv_param(r.g, "a", IV_SHAPE(3), (iv_init){0}),
+             b = iv_param(r.g, "b", IV_SHAPE(3), (iv_init){0});
+    iv_value c = iv_param(r.g, "c", IV_SHAPE(3), (iv_init){0}),
+             unused = iv_param(r.g, "unused", IV_SHAPE(2), (iv_init){0});
     iv_value both = iv_add(r.g, iv_add(r.g, iv_mul(r.g, a, a), b), c);
     iv_graph_set_loss(r.g, iv_sum(r.g, both, 0, false));
     rig_differentiate(&r, NULL, 0);
@@ -266,7 +278,8 @@ static void test_shared(void **state)
         double *d = rig_gradient(&r, names[k]);
         for (int i = 0; i < (k == 3 ? 2 : 3); ++i) {
             double want = k == 0 ? 2 * x[i] : k == 3 ? 0 : 1;
-            if (d[i] != want) fail_msg("gradient of %s[%d] is %g, expected %g", names[k], i, d[i], want);
+            if (d[i] != want)
+                fail_msg("gradient of %s[%d] is %g, expected %g", names[k], i, d[i], want);
         }
         free(d);
     }
@@ -277,11 +290,13 @@ static void test_shared(void **state)
 static void test_ties(void **state)
 {
     (void)state;
-    static const double x[4] = {1, 2, 2, 0}, y[4] = {1, 1, 3, 0}, want_x[4] = {0.5, 1 + 0.5, 0 + 0.5, 0.5};
+    static const double x[4] = {1, 2, 2, 0}, y[4] = {1, 1, 3, 0},
+                        want_x[4] = {0.5, 1 + 0.5, 0 + 0.5, 0.5};
     rig r;
     int64_t n = 0;
     rig_open(&r, device, P_F64, 1);
-    iv_value a = iv_input(r.g, "a", IV_F32, IV_SHAPE(4)), b = iv_input(r.g, "b", IV_F32, IV_SHAPE(4));
+    iv_value a = iv_input(r.g, "a", IV_F32, IV_SHAPE(4)),
+             b = iv_input(r.g, "b", IV_F32, IV_SHAPE(4));
     iv_value sum = iv_sum(r.g, iv_maximum(r.g, a, b), 0, false);
     iv_graph_set_loss(r.g, iv_add(r.g, sum, iv_max(r.g, a, 0, false)));
     rig_differentiate(&r, &a, 1);
@@ -303,10 +318,8 @@ static void test_slices(void **state)
     static const struct {
         int64_t at[4][2];
     } rows[] = {
-        {{{0, 2}, {2, 2}, {4, 2}, {0, 0}}},
-        {{{4, 2}, {0, 4}, {0, 0}, {0, 0}}},
-        {{{1, 3}, {2, 3}, {0, 0}, {0, 0}}},
-        {{{5, 1}, {0, 0}, {0, 0}, {0, 0}}},
+        {{{0, 2}, {2, 2}, {4, 2}, {0, 0}}}, {{{4, 2}, {0, 4}, {0, 0}, {0, 0}}},
+        {{{1, 3}, {2, 3}, {0, 0}, {0, 0}}}, {{{5, 1}, {0, 0}, {0, 0}, {0, 0}}},
         {{{0, 6}, {0, 3}, {3, 3}, {5, 1}}},
     };
     for (int64_t k = 0; k < IV_COUNT(rows); ++k) {
@@ -315,7 +328,9 @@ static void test_slices(void **state)
         iv_value a = iv_param(r.g, "a", IV_SHAPE(6), (iv_init){0}), loss = {-1};
         double want[6] = {0};
         for (int s = 0; s < 4 && rows[k].at[s][1]; ++s) {
-            iv_value part = iv_scale(r.g, iv_sum(r.g, iv_slice(r.g, a, 0, rows[k].at[s][0], rows[k].at[s][1]), 0, false), s + 1);
+            iv_value part = iv_scale(
+                r.g, iv_sum(r.g, iv_slice(r.g, a, 0, rows[k].at[s][0], rows[k].at[s][1]), 0, false),
+                s + 1);
             loss = loss.id < 0 ? part : iv_add(r.g, loss, part);
             for (int64_t i = 0; i < rows[k].at[s][1]; ++i) want[rows[k].at[s][0] + i] += s + 1;
         }
@@ -325,7 +340,9 @@ static void test_slices(void **state)
         rig_run(&r);
         double *d = rig_gradient(&r, "a");
         for (int i = 0; i < 6; ++i)
-            if (d[i] != want[i]) fail_msg("slices %lld: gradient %d is %g, expected %g", (long long)k, i, d[i], want[i]);
+            if (d[i] != want[i])
+                fail_msg("slices %lld: gradient %d is %g, expected %g", (long long)k, i, d[i],
+                         want[i]);
         free(d);
         rig_close(&r);
     }
@@ -337,23 +354,27 @@ static void test_complete(void **state)
     (void)state;
     for (int op = 0; op < IV_OP_COUNT; ++op) {
         bool found = false;
-        for (int i = 0; i < n_cases; ++i) found |= cases[i].op == (iv__op)op && !cases[i].forward_only;
-        if (iv__ops[op].grad && !found) fail_msg("no test of the gradient of %s: add a case to cases.h", iv__ops[op].name);
+        for (int i = 0; i < n_cases; ++i)
+            found |= cases[i].op == (iv__op)op && !cases[i].forward_only;
+        if (iv__ops[op].grad && !found)
+            fail_msg("no test of the gradient of %s: add a case to cases.h", iv__ops[op].name);
         if (!iv__ops[op].grad && !(iv__ops[op].no_grad && strlen(iv__ops[op].no_grad) > 8))
             fail_msg("%s has no gradient and no reason", iv__ops[op].name);
-        if (iv__ops[op].grad && iv__ops[op].no_grad) fail_msg("%s has a gradient and a reason for none", iv__ops[op].name);
+        if (iv__ops[op].grad && iv__ops[op].no_grad)
+            fail_msg("%s has a gradient and a reason for none", iv__ops[op].name);
     }
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_plain),  cmocka_unit_test(test_sliced),     cmocka_unit_test(test_transposed),
-        cmocka_unit_test(test_broadcast), cmocka_unit_test(test_f32),     cmocka_unit_test(test_bf16),
-        cmocka_unit_test(test_f16),    cmocka_unit_test(test_bf16_mixed), cmocka_unit_test(test_plain_sum),
-        cmocka_unit_test(test_bf16_true),
-        cmocka_unit_test(test_shared), cmocka_unit_test(test_ties),       cmocka_unit_test(test_slices),
-        cmocka_unit_test(test_complete),
+        cmocka_unit_test(test_plain),      cmocka_unit_test(test_sliced),
+        cmocka_unit_test(test_transposed), cmocka_unit_test(test_broadcast),
+        cmocka_unit_test(test_f32),        cmocka_unit_test(test_bf16),
+        cmocka_unit_test(test_f16),        cmocka_unit_test(test_bf16_mixed),
+        cmocka_unit_test(test_plain_sum),  cmocka_unit_test(test_bf16_true),
+        cmocka_unit_test(test_shared),     cmocka_unit_test(test_ties),
+        cmocka_unit_test(test_slices),     cmocka_unit_test(test_complete),
     };
     return cmocka_run_group_tests(tests, open_it, close_it);
 }

@@ -1,10 +1,10 @@
-/* test_grains.c: sums over samples are sums inside grains, folded by the balanced tree over the grain's
- * number (docs/numerics.md, rule 7).
+/* test_grains.c: sums over samples are sums inside grains, folded by the balanced tree over the
+ * grain's number (docs/numerics.md, rule 7).
  *
  * Each graph runs once over all samples cut into G grains, and G times over one grain alone; the
  * results of the latter, added by a literal tree here, must have the bits of the former: the loss,
- * every sum that a graph names "s...", and every parameter's gradient.  Outputs named "y..." are per
- * sample: the parts follow each other. */
+ * every sum that a graph names "s...", and every parameter's gradient.  Outputs named "y..." are
+ * per sample: the parts follow each other. */
 #include "harness.h"
 
 static iv__device *device, *portable;
@@ -40,7 +40,8 @@ static iv_value par(rig *r, const char *name, iv_shape s)
 /* loss = sum of y times random weights */
 static void weigh(rig *r, iv_value y)
 {
-    iv_graph_set_loss(r->g, iv_sum(r->g, iv_mul(r->g, y, in(r, "v", iv_value_shape(r->g, y))), 0, false));
+    iv_graph_set_loss(r->g,
+                      iv_sum(r->g, iv_mul(r->g, y, in(r, "v", iv_value_shape(r->g, y))), 0, false));
 }
 
 static void sums(rig *r, int64_t n)
@@ -64,20 +65,25 @@ static void long_sums(rig *r, int64_t n)
 
 static void linear(rig *r, int64_t n)
 {
-    iv_value x = in(r, "x", IV_SHAPE(n, 33)), h = iv_linear(r->g, x, par(r, "w", IV_SHAPE(33, 20)), par(r, "b", IV_SHAPE(20)), false);
-    weigh(r, iv_linear(r->g, iv_tanh(r->g, h), par(r, "w2", IV_SHAPE(70, 20)), par(r, "b2", IV_SHAPE(70)), true));
+    iv_value x = in(r, "x", IV_SHAPE(n, 33)), h = iv_linear(r->g, x, par(r, "w", IV_SHAPE(33, 20)),
+                                                            par(r, "b", IV_SHAPE(20)), false);
+    weigh(r, iv_linear(r->g, iv_tanh(r->g, h), par(r, "w2", IV_SHAPE(70, 20)),
+                       par(r, "b2", IV_SHAPE(70)), true));
 }
 
 static void linear_rows(rig *r, int64_t n)
 {
-    iv_value x = in(r, "x", IV_SHAPE(n, 7, 33)), h = iv_linear(r->g, x, par(r, "w", IV_SHAPE(33, 20)), par(r, "b", IV_SHAPE(20)), false);
+    iv_value x = in(r, "x", IV_SHAPE(n, 7, 33)),
+             h = iv_linear(r->g, x, par(r, "w", IV_SHAPE(33, 20)), par(r, "b", IV_SHAPE(20)),
+                           false);
     h = iv_reshape(r->g, h, IV_SHAPE(-1, 20));
     weigh(r, iv_matmul(r->g, h, par(r, "w2", IV_SHAPE(20, 6)), false, false));
 }
 
 static void turned_products(rig *r, int64_t n)
 {
-    iv_value x = in(r, "x", IV_SHAPE(n, 9)), z = in(r, "z", IV_SHAPE(n, 5)), turned = iv_transpose(r->g, x, (int32_t[]){1, 0});
+    iv_value x = in(r, "x", IV_SHAPE(n, 9)), z = in(r, "z", IV_SHAPE(n, 5)),
+             turned = iv_transpose(r->g, x, (int32_t[]){1, 0});
     iv_graph_set_output(r->g, "s0", iv_matmul(r->g, x, z, true, false));
     iv_graph_set_output(r->g, "s1", iv_matmul(r->g, turned, z, false, false));
 }
@@ -113,8 +119,10 @@ static void long_norms(rig *r, int64_t n)
 
 static void batchnorm(rig *r, int64_t n)
 {
-    iv_value x = in(r, "x", IV_SHAPE(n, 6, 5)), w = par(r, "w", IV_SHAPE(6)), b = par(r, "b", IV_SHAPE(6)), stat[2];
-    for (int i = 0; i < 2; ++i) stat[i] = iv_state(r->g, i ? "variance" : "mean", IV_SHAPE(6), (iv_init){IV_INIT_ONES, 0});
+    iv_value x = in(r, "x", IV_SHAPE(n, 6, 5)), w = par(r, "w", IV_SHAPE(6)),
+             b = par(r, "b", IV_SHAPE(6)), stat[2];
+    for (int i = 0; i < 2; ++i)
+        stat[i] = iv_state(r->g, i ? "variance" : "mean", IV_SHAPE(6), (iv_init){IV_INIT_ONES, 0});
     iv_value y = iv_batchnorm(r->g, x, w, b, stat[0], stat[1], 1e-5, 0.1, true);
     iv_graph_set_output(r->g, "y0", y);
     weigh(r, y);
@@ -139,7 +147,8 @@ static void conv(rig *r, int64_t n)
 
 static void attention(rig *r, int64_t n)
 {
-    iv_value x = in(r, "x", IV_SHAPE(n, 9, 12)), q = iv_matmul(r->g, x, par(r, "w", IV_SHAPE(12, 36)), false, false), part[3];
+    iv_value x = in(r, "x", IV_SHAPE(n, 9, 12)),
+             q = iv_matmul(r->g, x, par(r, "w", IV_SHAPE(12, 36)), false, false), part[3];
     for (int i = 0; i < 3; ++i) part[i] = iv_slice(r->g, q, -1, 12 * i, 12);
     iv_value o = iv_attention(r->g, part[0], part[1], part[2], 3, true, 0);
     weigh(r, iv_matmul(r->g, o, par(r, "w2", IV_SHAPE(12, 12)), false, true));
@@ -152,15 +161,20 @@ static void classify(rig *r, int64_t n)
     iv_graph_set_loss(r->g, iv_sum(r->g, iv_cross_entropy_rows(r->g, y, t, 2), 0, false));
 }
 
-#define GRAPH(fn, per) {fn, #fn, per}
+#define GRAPH(fn, per)                                                                             \
+    {                                                                                              \
+        fn, #fn, per                                                                               \
+    }
 static const struct {
     void (*build)(rig *r, int64_t n);
     const char *name;
     int64_t per; /* samples of a grain */
 } graphs[] = {
-    GRAPH(sums, 3),       GRAPH(long_sums, 1),  GRAPH(linear, 5),    GRAPH(linear_rows, 3), GRAPH(turned_products, 5),
-    GRAPH(broadcasts, 3), GRAPH(bare_mean, 7),  GRAPH(norms, 3),     GRAPH(long_norms, 1),  GRAPH(batchnorm, 4),
-    GRAPH(embedding, 2),  GRAPH(conv, 2),       GRAPH(attention, 2), GRAPH(classify, 3),
+    GRAPH(sums, 3),        GRAPH(long_sums, 1),       GRAPH(linear, 5),
+    GRAPH(linear_rows, 3), GRAPH(turned_products, 5), GRAPH(broadcasts, 3),
+    GRAPH(bare_mean, 7),   GRAPH(norms, 3),           GRAPH(long_norms, 1),
+    GRAPH(batchnorm, 4),   GRAPH(embedding, 2),       GRAPH(conv, 2),
+    GRAPH(attention, 2),   GRAPH(classify, 3),
 };
 
 /* ---- running them ---- */
@@ -176,7 +190,8 @@ static void feed(rig *r, int64_t n, int64_t from)
         uint64_t state = (uint64_t)value->name[0];
         assert_non_null(x);
         for (int64_t i = 0; i < skip + elems; ++i) {
-            double e = value->dtype == IV_I32 ? (double)(next_bits(&state) % 6) : next_in(&state, -2, 2);
+            double e =
+                value->dtype == IV_I32 ? (double)(next_bits(&state) % 6) : next_in(&state, -2, 2);
             if (i >= skip) x[i - skip] = e;
         }
         rig_write(r, (iv_value){v}, x);
@@ -184,12 +199,14 @@ static void feed(rig *r, int64_t n, int64_t from)
     }
 }
 
-static void open_graph(rig *r, iv__device *d, int which, int policy, int64_t grains, int64_t from, int64_t n)
+static void open_graph(rig *r, iv__device *d, int which, int policy, int64_t grains, int64_t from,
+                       int64_t n)
 {
     rig_open(r, d, policy, grains);
     graphs[which].build(r, n);
     if (r->g->loss >= 0) rig_differentiate(r, NULL, 0);
-    if (rig_compile(r, n) != IV_OK) fail_msg("%s, %lld grains: %s", graphs[which].name, (long long)grains, iv_error_message());
+    if (rig_compile(r, n) != IV_OK)
+        fail_msg("%s, %lld grains: %s", graphs[which].name, (long long)grains, iv_error_message());
     feed(r, n, from);
     rig_run(r);
 }
@@ -204,15 +221,17 @@ static double tree(double *const *part, int64_t lo, int64_t hi, int64_t e, bool 
     return wide ? a + b : (double)((float)a + (float)b);
 }
 
-static void compare(const char *graph, const char *name, const rig *r, int64_t grains, const double *whole, double *const *part,
-                    int64_t n, bool sum)
+static void compare(const char *graph, const char *name, const rig *r, int64_t grains,
+                    const double *whole, double *const *part, int64_t n, bool sum)
 {
     int64_t per = sum ? n : n / grains;
     for (int64_t e = 0; e < n; ++e) {
-        double want = sum ? tree(part, 0, grains, e, r->policy->low == IV_F64) : part[e / per][e % per];
+        double want =
+            sum ? tree(part, 0, grains, e, r->policy->low == IV_F64) : part[e / per][e % per];
         if (whole[e] == want) continue;
-        fail_msg("%s, %s, %lld grains, %s of %s: element %lld is %.17g, the %s of the grains %.17g", graph, r->policy->name,
-                 (long long)grains, sum ? "sum" : "rows", name, (long long)e, whole[e], sum ? "tree" : "row", want);
+        fail_msg("%s, %s, %lld grains, %s of %s: element %lld is %.17g, the %s of the grains %.17g",
+                 graph, r->policy->name, (long long)grains, sum ? "sum" : "rows", name,
+                 (long long)e, whole[e], sum ? "tree" : "row", want);
     }
 }
 
@@ -243,11 +262,13 @@ static void check(iv__device *d, int which, int policy, int64_t grains)
     rig_close(&whole);
 }
 
-/* A product that is no parameter's gradient is rounded to bf16 in bf16-mixed: the parts are, too. */
+/* A product that is no parameter's gradient is rounded to bf16 in bf16-mixed: the parts are, too.
+ */
 static void all_graphs(iv__device *d, int policy)
 {
     for (int i = 0; i < IV_COUNT(graphs); ++i)
-        for (int64_t g = 1; g <= 8 && !(policy == P_BF16_MIXED && graphs[i].build == turned_products); ++g)
+        for (int64_t g = 1;
+             g <= 8 && !(policy == P_BF16_MIXED && graphs[i].build == turned_products); ++g)
             check(d, i, policy, g);
 }
 

@@ -47,7 +47,8 @@ typedef struct variant {
 } variant;
 
 /* Runs the case with its gradients where it has them; the rig keeps the results. */
-static void run_on(iv__device *d, const op_case *c, int policy, const variant *v, rig *r, char *name, size_t size)
+static void run_on(iv__device *d, const op_case *c, int policy, const variant *v, rig *r,
+                   char *name, size_t size)
 {
     built b;
     rig_open(r, d, policy, c->grains ? c->grains : 1);
@@ -63,10 +64,12 @@ static void run_on(iv__device *d, const op_case *c, int policy, const variant *v
 }
 
 /* Any NaN is as good as any other. */
-static void same(const char *name, const char *output, int64_t e, double x, const char *what, double y)
+static void same(const char *name, const char *output, int64_t e, double x, const char *what,
+                 double y)
 {
     if (memcmp(&x, &y, sizeof(x)) != 0 && !(isnan(x) && isnan(y)))
-        fail_msg("%s: %s, element %lld is %.17g (%a), with %s %.17g (%a)", name, output, (long long)e, x, x, what, y, y);
+        fail_msg("%s: %s, element %lld is %.17g (%a), with %s %.17g (%a)", name, output,
+                 (long long)e, x, x, what, y, y);
 }
 
 static void compare_rigs(rig *a, rig *b, const char *name, const char *what)
@@ -86,8 +89,10 @@ static void compare_rigs(rig *a, rig *b, const char *name, const char *what)
         free(y);
     }
     for (int64_t i = 0; i < a->store->n_params && a->g->differentiated; ++i) {
-        double *x = rig_gradient(a, a->store->params[i].name), *y = rig_gradient(b, a->store->params[i].name);
-        for (int64_t e = 0; e < a->store->params[i].count; ++e) same(name, a->store->params[i].name, e, x[e], what, y[e]);
+        double *x = rig_gradient(a, a->store->params[i].name),
+               *y = rig_gradient(b, a->store->params[i].name);
+        for (int64_t e = 0; e < a->store->params[i].count; ++e)
+            same(name, a->store->params[i].name, e, x[e], what, y[e]);
         free(x);
         free(y);
     }
@@ -109,11 +114,13 @@ static void check_case(const op_case *c, int policy, const variant *v)
 
 static void all_cases(int policy)
 {
-    static const variant variants[] = {{V_PLAIN, false, false}, {V_PLAIN, true, false}, {V_PLAIN, false, true},
-                                       {V_SLICED, false, false}, {V_TURNED, false, false}, {V_SPREAD, false, false}};
+    static const variant variants[] = {{V_PLAIN, false, false},  {V_PLAIN, true, false},
+                                       {V_PLAIN, false, true},   {V_SLICED, false, false},
+                                       {V_TURNED, false, false}, {V_SPREAD, false, false}};
     for (int i = 0; i < n_cases; ++i)
         for (int64_t k = 0; k < IV_COUNT(variants); ++k) {
-            /* The first dimension of an input counts samples: weights spread from 1 do not make grains. */
+            /* The first dimension of an input counts samples: weights spread from 1 do not make
+             * grains. */
             if (cases[i].grains > 1 && variants[k].view == V_SPREAD) continue;
             check_case(&cases[i], policy, &variants[k]);
         }

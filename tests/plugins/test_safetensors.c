@@ -141,11 +141,11 @@ static void test_bytes_are_pinned(void **state)
     assert_int_equal(format()->save(self, path, &c), IV_OK);
     size_t n;
     char *s = read_file(path, &n);
-    static const char want[] = "{\"__metadata__\":{\"invar.header_xxh3\":\"" PIN_SELF
-                               "\",\"invar.xxh3\":\"" PIN_W
-                               " 2d06800538d394c2\",\"k\":\"v\"},\"w\":{\"dtype\":\"F32\","
-                               "\"shape\":[2],\"data_offsets\":[0,8]},"
-                               "\"e\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[8,8]}}";
+    static const char want[] =
+        "{\"__metadata__\":{\"invar.header_xxh3\":\"" PIN_SELF "\",\"invar.xxh3\":\"" PIN_W
+        " 2d06800538d394c2\",\"k\":\"v\"},\"w\":{\"dtype\":\"F32\","
+        "\"shape\":[2],\"data_offsets\":[0,8]},"
+        "\"e\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[8,8]}}";
     assert_int_equal(n % 8, 0);
     s[n] = '\0';
     if (memcmp(s + 8, want, sizeof(want) - 1) != 0) fail_msg("header is %s", s + 8);

@@ -1,14 +1,16 @@
 /* compare.c: trains on given parameters and batches and compares with a recorded reference.
  *
- *   compare --model gpt|cnn --init FILE --batches FILE --expect FILE.json [--grads FILE] [--idx DIR]
- *           [--precision P] [--mode KEY] [--loss-tol X] [--norm-tol X] [--grad-tol X] [--set K=V ...]
+ *   compare --model gpt|cnn --init FILE --batches FILE --expect FILE.json [--grads FILE] [--idx
+ * DIR]
+ *           [--precision P] [--mode KEY] [--loss-tol X] [--norm-tol X] [--grad-tol X] [--set K=V
+ * ...]
  *           [--missing skip]
  *
- * FILE.json: {"config": {...}, "adamw": {...}, "clip_norm": x, "KEY": {"loss": [...], "grad_norm": [...]}}
- * as PyTorch made it; --batches holds "input" [steps, B, T] and "target", or "label" [steps, B] with
- * images from "input" [steps, B, 1, H, W], or taken in file order from --idx.  --grads: gradients of
- * step 0, compared by largest element.  Tolerances are relative.
- * Exit status: 1 on a difference; with --missing skip 77 (and the reason) if a file is not there. */
+ * FILE.json: {"config": {...}, "adamw": {...}, "clip_norm": x, "KEY": {"loss": [...], "grad_norm":
+ * [...]}} as PyTorch made it; --batches holds "input" [steps, B, T] and "target", or "label"
+ * [steps, B] with images from "input" [steps, B, 1, H, W], or taken in file order from --idx.
+ * --grads: gradients of step 0, compared by largest element.  Tolerances are relative. Exit status:
+ * 1 on a difference; with --missing skip 77 (and the reason) if a file is not there. */
 #include "base.h"
 #include "plugin.h"
 #include "registry.h"
@@ -37,7 +39,8 @@ static iv_status want(void *ctx, const iv_ckpt_tensor *info, void **out)
     snprintf(t->name, sizeof(t->name), "%s", info->name);
     t->dtype = info->dtype;
     t->shape = info->shape;
-    IV_TRY(iv__calloc(iv_shape_count(&info->shape), iv_dtype_bytes(info->dtype), info->name, &t->data));
+    IV_TRY(iv__calloc(iv_shape_count(&info->shape), iv_dtype_bytes(info->dtype), info->name,
+                      &t->data));
     *out = t->data;
     return IV_OK;
 }
@@ -73,12 +76,14 @@ static void set_number(iv_config *c, const char *key, double x)
 {
     char text[64];
     snprintf(text, sizeof(text), "%.17g", x);
-    if (!isnan(x) && iv_config_set(c, key, text) != IV_OK) fprintf(stderr, "%s\n", iv_error_message());
+    if (!isnan(x) && iv_config_set(c, key, text) != IV_OK)
+        fprintf(stderr, "%s\n", iv_error_message());
 }
 
 static iv_status configure(const options *o, const cJSON *ref, iv_config *c)
 {
-    const cJSON *cfg = cJSON_GetObjectItem(ref, "config"), *adam = cJSON_GetObjectItem(ref, "adamw");
+    const cJSON *cfg = cJSON_GetObjectItem(ref, "config"),
+                *adam = cJSON_GetObjectItem(ref, "adamw");
     const cJSON *betas = cJSON_GetObjectItem(adam, "betas");
     IV_TRY(iv_config_set(c, "model.name", o->model));
     IV_TRY(iv_config_set(c, "precision.name", o->precision));
@@ -103,7 +108,9 @@ static int compare_one(const char *what, int64_t step, double got, double want_v
 {
     double rel = fabs(got - want_value) / fabs(want_value);
     bool bad = !(rel <= tol);
-    if (bad || step == 0) printf("%s step %lld: %.15g, reference %.15g, relative difference %.3g%s\n", what, (long long)step, got, want_value, rel, bad ? "  TOO LARGE" : "");
+    if (bad || step == 0)
+        printf("%s step %lld: %.15g, reference %.15g, relative difference %.3g%s\n", what,
+               (long long)step, got, want_value, rel, bad ? "  TOO LARGE" : "");
     return bad;
 }
 
@@ -125,7 +132,8 @@ static iv_status compare_grads(iv_trainer *t, const file *ref, double tol, int *
             most = fmax(most, fabs(w));
         }
         if (!(diff / most <= tol)) {
-            printf("gradient of %s: largest difference %.3g of %.3g  TOO LARGE\n", name, diff, most);
+            printf("gradient of %s: largest difference %.3g of %.3g  TOO LARGE\n", name, diff,
+                   most);
             ++*bad;
         }
         worst = fmax(worst, diff / most);
@@ -159,11 +167,14 @@ static iv_status run(const options *o, iv_config *c, const cJSON *ref, int *bad)
     IV_TRY(read_tensors(o->batches, &batches));
     if (o->grads) IV_TRY(read_tensors(o->grads, &grads));
     IV_TRY(configure(o, ref, c));
-    const cJSON *mode = cJSON_GetObjectItem(ref, o->mode), *loss = cJSON_GetObjectItem(mode, "loss"), *norm = cJSON_GetObjectItem(mode, "grad_norm");
+    const cJSON *mode = cJSON_GetObjectItem(ref, o->mode),
+                *loss = cJSON_GetObjectItem(mode, "loss"),
+                *norm = cJSON_GetObjectItem(mode, "grad_norm");
     if (!loss || !norm) IV_FAIL(IV_INVALID, "%s has no curves for '%s'", o->expect, o->mode);
     bool gpt = strcmp(o->model, "gpt") == 0;
     const tensor *y = find(&batches, gpt ? "target" : "label"), *x = find(&batches, "input");
-    if (!y || (gpt && !x) || (!gpt && x && x->shape.rank != 5)) IV_FAIL(IV_INVALID, "%s lacks the inputs or targets of %s", o->batches, o->model);
+    if (!y || (gpt && !x) || (!gpt && x && x->shape.rank != 5))
+        IV_FAIL(IV_INVALID, "%s lacks the inputs or targets of %s", o->batches, o->model);
     iv_dataset_info info = {.kind = "idx", .sample = IV_SHAPE(1, 28, 28), .classes = 10};
     if (!gpt && x) info.sample = IV_SHAPE(x->shape.dim[2], x->shape.dim[3], x->shape.dim[4]);
     iv_model_spec spec;
@@ -175,19 +186,24 @@ static iv_status run(const options *o, iv_config *c, const cJSON *ref, int *bad)
     if (!x) IV_TRY(images(o, steps * per_step, &pixels));
     /* Ids and pixels are both of 4 bytes. */
     const char *in = x ? (const char *)x->data : (const char *)pixels;
-    size_t in_bytes = 4 * (size_t)(x ? iv_shape_count(&x->shape) / steps : per_step * iv_shape_count(&info.sample));
+    size_t in_bytes = 4 * (size_t)(x ? iv_shape_count(&x->shape) / steps
+                                     : per_step * iv_shape_count(&info.sample));
     for (int64_t i = 0; i < steps; ++i) {
         iv_step_report r;
-        IV_TRY(iv_trainer_step_on(t, in + (size_t)i * in_bytes, (const int32_t *)y->data + i * per_step, &r));
-        double wl = cJSON_GetArrayItem(loss, (int)i)->valuedouble, wn = cJSON_GetArrayItem(norm, (int)i)->valuedouble;
+        IV_TRY(iv_trainer_step_on(t, in + (size_t)i * in_bytes,
+                                  (const int32_t *)y->data + i * per_step, &r));
+        double wl = cJSON_GetArrayItem(loss, (int)i)->valuedouble,
+               wn = cJSON_GetArrayItem(norm, (int)i)->valuedouble;
         *bad += compare_one("loss", i, r.loss, wl, o->loss_tol);
         *bad += compare_one("gradient norm", i, r.grad_norm, wn, o->norm_tol);
         worst_loss = fmax(worst_loss, fabs(r.loss - wl) / wl);
         worst_norm = fmax(worst_norm, fabs(r.grad_norm - wn) / wn);
         if (i == 0 && o->grads) IV_TRY(compare_grads(t, &grads, o->grad_tol, bad));
     }
-    printf("%s %s, %lld steps: largest relative difference of the loss %.3g (tolerance %.3g), of the gradient norm %.3g (%.3g)\n",
-           o->model, o->precision, (long long)steps, worst_loss, o->loss_tol, worst_norm, o->norm_tol);
+    printf("%s %s, %lld steps: largest relative difference of the loss %.3g (tolerance %.3g), of "
+           "the gradient norm %.3g (%.3g)\n",
+           o->model, o->precision, (long long)steps, worst_loss, o->loss_tol, worst_norm,
+           o->norm_tol);
     iv_trainer_close(t);
     free(pixels);
     return IV_OK;
@@ -204,15 +220,26 @@ static const char *missing(const options *o)
 
 int main(int argc, char **argv)
 {
-    options o = {.model = "gpt", .precision = "64-true", .mode = "f64", .loss_tol = 1e-9, .norm_tol = 1e-9, .grad_tol = 1e-9};
+    options o = {.model = "gpt",
+                 .precision = "64-true",
+                 .mode = "f64",
+                 .loss_tol = 1e-9,
+                 .norm_tol = 1e-9,
+                 .grad_tol = 1e-9};
     iv_config *c;
     if (iv_config_new(&c) != IV_OK) return 2;
     for (int i = 1; i + 1 < argc; i += 2) {
         const char *k = argv[i], *v = argv[i + 1];
-        const struct { const char *name; const char **text; double *x; } table[] = {
-            {"--model", &o.model, 0}, {"--init", &o.init, 0}, {"--batches", &o.batches, 0}, {"--expect", &o.expect, 0},
-            {"--grads", &o.grads, 0}, {"--idx", &o.idx, 0}, {"--precision", &o.precision, 0}, {"--mode", &o.mode, 0}, {"--missing", &o.missing, 0},
-            {"--loss-tol", 0, &o.loss_tol}, {"--norm-tol", 0, &o.norm_tol}, {"--grad-tol", 0, &o.grad_tol}};
+        const struct {
+            const char *name;
+            const char **text;
+            double *x;
+        } table[] = {{"--model", &o.model, 0},         {"--init", &o.init, 0},
+                     {"--batches", &o.batches, 0},     {"--expect", &o.expect, 0},
+                     {"--grads", &o.grads, 0},         {"--idx", &o.idx, 0},
+                     {"--precision", &o.precision, 0}, {"--mode", &o.mode, 0},
+                     {"--missing", &o.missing, 0},     {"--loss-tol", 0, &o.loss_tol},
+                     {"--norm-tol", 0, &o.norm_tol},   {"--grad-tol", 0, &o.grad_tol}};
         bool known = false;
         for (int64_t j = 0; j < IV_COUNT(table); ++j) {
             if (strcmp(table[j].name, k) != 0) continue;

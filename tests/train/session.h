@@ -28,8 +28,7 @@ static inline uint32_t next_number(uint32_t *state)
 
 static inline void put_u32(uint8_t *p, uint32_t x)
 {
-    for (int i = 0; i < 4; ++i)
-        p[i] = (uint8_t)(x >> (24 - 8 * i));
+    for (int i = 0; i < 4; ++i) p[i] = (uint8_t)(x >> (24 - 8 * i));
 }
 
 /* Images with a bright row whose number is the label, and noise. */
@@ -48,7 +47,8 @@ static inline void put_images(const char *part, uint32_t count, uint32_t seed)
         uint8_t *image = images + 16 + i * IMAGE * IMAGE;
         labels[8 + i] = (uint8_t)(next_number(&seed) % 10);
         for (uint32_t k = 0; k < IMAGE * IMAGE; ++k)
-            image[k] = (uint8_t)(next_number(&seed) % 64 + (k / IMAGE == 1u + labels[8 + i] ? 160 : 0));
+            image[k] =
+                (uint8_t)(next_number(&seed) % 64 + (k / IMAGE == 1u + labels[8 + i] ? 160 : 0));
     }
     snprintf(name, sizeof(name), "images/%s-images-idx3-ubyte", part);
     put(name, images, 16 + (size_t)count * IMAGE * IMAGE);
@@ -64,7 +64,8 @@ static inline int session_files(void **state)
     if (temporary_make(state) != 0) return -1;
     for (int i = 0; i < TEXT_BYTES; ++i) { /* letters that often follow each other */
         const uint32_t r = next_number(&seed);
-        text[i] = (char)(i > 0 && r % 4 ? 'a' + (text[i - 1] - 'a' + 3) % 26 : 'a' + (int)(r / 4 % 26));
+        text[i] =
+            (char)(i > 0 && r % 4 ? 'a' + (text[i - 1] - 'a' + 3) % 26 : 'a' + (int)(r / 4 % 26));
     }
     put("text.txt", text, sizeof(text));
     if (mkdir(at("images"), 0777) != 0) return -1;

@@ -32,8 +32,7 @@ static int run(const char *args)
 static int lines(const char *text)
 {
     int n = 0;
-    for (; *text; ++text)
-        n += *text == '\n';
+    for (; *text; ++text) n += *text == '\n';
     return n;
 }
 
@@ -208,8 +207,7 @@ static void interrupted_by(int number, const char *dir)
     FILE *f = fdopen(ends[0], "r");
     assert_non_null(fgets(line, sizeof(line), f));
     kill(child, number);
-    while (fgets(line, sizeof(line), f))
-        continue;
+    while (fgets(line, sizeof(line), f)) continue;
     fclose(f);
     int status;
     assert_int_equal(waitpid(child, &status, 0), child);
@@ -239,8 +237,7 @@ static int make_files(void **state)
 {
     char text[4096];
     if (temporary_make(state) != 0) return -1;
-    for (size_t i = 0; i < sizeof(text) - 1; ++i)
-        text[i] = "In the beginning. "[i % 18];
+    for (size_t i = 0; i < sizeof(text) - 1; ++i) text[i] = "In the beginning. "[i % 18];
     text[sizeof(text) - 1] = 0;
     put_text("text.txt", text);
     put_text("bad.yaml", "model:\n  widht: 3\n");

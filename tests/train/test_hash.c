@@ -1,8 +1,8 @@
-/* test_hash.c: what does not vary.  A small run in `invariant` mode has one hash (of parameters and of
- * optimizer state, and one of the losses on the way) for every number of threads, instruction level
- * and choice of implementation, with and without an interruption, and however its batch is cut into
- * passes.  The hashes are pinned: a change of one rounding, chain or fold order anywhere turns this
- * test red, with every compiler.
+/* test_hash.c: what does not vary.  A small run in `invariant` mode has one hash (of parameters and
+ * of optimizer state, and one of the losses on the way) for every number of threads, instruction
+ * level and choice of implementation, with and without an interruption, and however its batch is
+ * cut into passes.  The hashes are pinned: a change of one rounding, chain or fold order anywhere
+ * turns this test red, with every compiler.
  *
  *   test_hash [FILTER]     only the tests that match, as "pinned*" in ci/sabotage */
 #include "train/session.h"
@@ -23,25 +23,41 @@ typedef struct prints {
 #define LINEAR "optim.schedule=linear optim.warmup=2 optim.min_lr=1e-4 "
 #define NESTEROV "optim.name=sgd optim.momentum=0.9 optim.nesterov=true optim.lr=0.05 "
 
-/* The runs, with the hashes that they have always had.  A new hash belongs here only together with a
- * change of docs/numerics.md or of the models. */
+/* The runs, with the hashes that they have always had.  A new hash belongs here only together with
+ * a change of docs/numerics.md or of the models. */
 static const struct {
     const char *name, *settings;
     bool passes; /* the batch can be cut: no batch statistics */
     const char *pin;
 } runs[] = {
-    {"gpt f32", GPT "precision.name=32-true train.clip=0.5 " COSINE, true, "0a44dba8ad5f4ac4ee36812049680490 4b790bb152ab549f3bbded87a0465488 df9f7ebf0c104ba1"},
-    {"gpt f64", GPT "precision.name=64-true optim.name=adam train.clip=0.01 train.clip_by=value " LINEAR, true, "2faa3f6ab5d376d9ff15f6259b62d69e 87b7d896565322245de1cb6e3e7a3e14 f4459ab3d394b5f6"},
-    {"gpt bf16", GPT "precision.name=bf16-mixed model.dropout=0.1 train.clip=1 ", true, "8cf12437530b5128ae6ea32139dcdfb7 367c7423faecae58f2ad469045734463 8625afeee0aa32e9"},
-    {"gpt f32 dropout", GPT "precision.name=32-true model.dropout=0.1 " NESTEROV LINEAR, true, "3437bc3d32437e1af9d7a2871b943a38 bd73f69ff681ffdc5221f12f7aeb6628 bca04d2d9af04d48"},
-    {"cnn f32", CNN "precision.name=32-true train.clip=0.5 " NESTEROV COSINE, true, "43423f2d4ef4e9ac24a6ffa7aa3c4531 2745b96fc14d26d2fadc1dc0863b9803 f320e2c1b1d35d1c"},
-    {"cnn f64", CNN "precision.name=64-true optim.name=adamw optim.decay=all ", true, "06e96a9fcb37d3b5cf7ad8915e0e37da 1f1b7683c1cc55ce5ac76f1579c03667 e1ec32c3d392bc0f"},
-    {"cnn bf16", CNN "precision.name=bf16-mixed optim.name=adam " LINEAR, true, "7bdb1a17b7b23e36e949ce332c81946f 395043a42d18ef13bbf8e1c76ff21228 9fe096ba8abe1efc"},
-    {"cnn f32 batchnorm", CNN "precision.name=32-true model.norm=batch optim.lr=1e-2 ", false, "d36f9699592758c8131c52d75dd10051 71390f74481b0fecd3daeab740557e91 572038f10f586502"},
-    {"cnn bf16 batchnorm", CNN "precision.name=bf16-mixed model.norm=batch " NESTEROV, false, "720eea2751cca6aaad11910e831b0e3c 3c1963a23e620cd894cf31869d4cb8ab b2c1fa14c1ce2034"},
-    {"mlp f32", MLP "precision.name=32-true optim.name=sgd optim.momentum=0.8 train.clip=0.02 train.clip_by=value ", true, "fb3160391fab86767110070cdda80aec bedd73ab80fe339cc19b378239f2b400 8bc230fc26a9e818"},
-    {"mlp f64", MLP "precision.name=64-true model.dropout=0.2 " NESTEROV, true, "a30e1cd3335d9096f6f46d0f12b0d345 caf35e5cbf6262f61ac720d26c8725b3 42886d22d436b748"},
-    {"mlp bf16", MLP "precision.name=bf16-mixed optim.name=sgd optim.lr=0.1 optim.weight_decay=0.01 ", true, "ad64085050f2b9f4b9e075071c2e4356 99aa06d3014798d86001c324468d497f 3c017d95503a8c26"},
+    {"gpt f32", GPT "precision.name=32-true train.clip=0.5 " COSINE, true,
+     "0a44dba8ad5f4ac4ee36812049680490 4b790bb152ab549f3bbded87a0465488 df9f7ebf0c104ba1"},
+    {"gpt f64",
+     GPT "precision.name=64-true optim.name=adam train.clip=0.01 train.clip_by=value " LINEAR, true,
+     "2faa3f6ab5d376d9ff15f6259b62d69e 87b7d896565322245de1cb6e3e7a3e14 f4459ab3d394b5f6"},
+    {"gpt bf16", GPT "precision.name=bf16-mixed model.dropout=0.1 train.clip=1 ", true,
+     "8cf12437530b5128ae6ea32139dcdfb7 367c7423faecae58f2ad469045734463 8625afeee0aa32e9"},
+    {"gpt f32 dropout", GPT "precision.name=32-true model.dropout=0.1 " NESTEROV LINEAR, true,
+     "3437bc3d32437e1af9d7a2871b943a38 bd73f69ff681ffdc5221f12f7aeb6628 bca04d2d9af04d48"},
+    {"cnn f32", CNN "precision.name=32-true train.clip=0.5 " NESTEROV COSINE, true,
+     "43423f2d4ef4e9ac24a6ffa7aa3c4531 2745b96fc14d26d2fadc1dc0863b9803 f320e2c1b1d35d1c"},
+    {"cnn f64", CNN "precision.name=64-true optim.name=adamw optim.decay=all ", true,
+     "06e96a9fcb37d3b5cf7ad8915e0e37da 1f1b7683c1cc55ce5ac76f1579c03667 e1ec32c3d392bc0f"},
+    {"cnn bf16", CNN "precision.name=bf16-mixed optim.name=adam " LINEAR, true,
+     "7bdb1a17b7b23e36e949ce332c81946f 395043a42d18ef13bbf8e1c76ff21228 9fe096ba8abe1efc"},
+    {"cnn f32 batchnorm", CNN "precision.name=32-true model.norm=batch optim.lr=1e-2 ", false,
+     "d36f9699592758c8131c52d75dd10051 71390f74481b0fecd3daeab740557e91 572038f10f586502"},
+    {"cnn bf16 batchnorm", CNN "precision.name=bf16-mixed model.norm=batch " NESTEROV, false,
+     "720eea2751cca6aaad11910e831b0e3c 3c1963a23e620cd894cf31869d4cb8ab b2c1fa14c1ce2034"},
+    {"mlp f32",
+     MLP "precision.name=32-true optim.name=sgd optim.momentum=0.8 train.clip=0.02 "
+         "train.clip_by=value ",
+     true, "fb3160391fab86767110070cdda80aec bedd73ab80fe339cc19b378239f2b400 8bc230fc26a9e818"},
+    {"mlp f64", MLP "precision.name=64-true model.dropout=0.2 " NESTEROV, true,
+     "a30e1cd3335d9096f6f46d0f12b0d345 caf35e5cbf6262f61ac720d26c8725b3 42886d22d436b748"},
+    {"mlp bf16",
+     MLP "precision.name=bf16-mixed optim.name=sgd optim.lr=0.1 optim.weight_decay=0.01 ", true,
+     "ad64085050f2b9f4b9e075071c2e4356 99aa06d3014798d86001c324468d497f 3c017d95503a8c26"},
 };
 enum { RUNS_COUNT = sizeof(runs) / sizeof(runs[0]) };
 
@@ -49,8 +65,7 @@ static void mix(uint64_t *hash, double x)
 {
     uint64_t bits;
     memcpy(&bits, &x, sizeof(bits));
-    for (int i = 0; i < 8; ++i)
-        *hash = (*hash ^ (bits >> 8 * i & 255)) * 0x100000001b3u;
+    for (int i = 0; i < 8; ++i) *hash = (*hash ^ (bits >> 8 * i & 255)) * 0x100000001b3u;
 }
 
 /* Steps until `end`. */
@@ -65,7 +80,8 @@ static void advance(session *s, uint64_t *losses, int end)
     }
 }
 
-/* The run with these settings added; stopped and resumed from a file after `stop` steps if stop > 0. */
+/* The run with these settings added; stopped and resumed from a file after `stop` steps if stop >
+ * 0. */
 static prints train(const char *settings, const char *more, int stop)
 {
     char all[1024];
@@ -73,7 +89,10 @@ static prints train(const char *settings, const char *more, int stop)
     prints p;
     char a[33], b[33];
     uint64_t losses = 0xcbf29ce484222325u;
-    snprintf(all, sizeof(all), "numerics.mode=invariant device.threads=1 train.batch=%d train.grains=8 train.seed=5 %s%s", GLOBAL, settings, more);
+    snprintf(
+        all, sizeof(all),
+        "numerics.mode=invariant device.threads=1 train.batch=%d train.grains=8 train.seed=5 %s%s",
+        GLOBAL, settings, more);
     session_open(&s, all);
     if (stop > 0) {
         advance(&s, &losses, stop);
@@ -158,8 +177,7 @@ static void instruction_levels(void **state)
     (void)state;
     for (int level = 0; level < IV__ISA_COUNT; ++level) {
         const char *name = iv__isa_name(level);
-        for (int i = 0; i < RUNS_COUNT; ++i)
-            (void)plain(i); /* before the level is forced */
+        for (int i = 0; i < RUNS_COUNT; ++i) (void)plain(i); /* before the level is forced */
         for (int i = 0; has_level(name) && i < RUNS_COUNT; ++i) {
             const prints p = train(runs[i].settings, "", 0);
             same(i, name, &p);
@@ -195,10 +213,12 @@ static void stop_and_resume(void **state)
     end_of_test();
 }
 
-/* Passes per step and samples per pass are not arguments of a run: only their product and the grains. */
+/* Passes per step and samples per pass are not arguments of a run: only their product and the
+ * grains. */
 static void passes(void **state)
 {
-    static const char *const cuts[] = {" train.batch=8 train.accumulate=2", " train.batch=4 train.accumulate=4",
+    static const char *const cuts[] = {" train.batch=8 train.accumulate=2",
+                                       " train.batch=4 train.accumulate=4",
                                        " train.batch=2 train.accumulate=8"};
     (void)state;
     for (int i = 0; i < RUNS_COUNT; ++i)
@@ -216,7 +236,8 @@ static void odd_passes(void **state)
     for (int i = 0; i < RUNS_COUNT; ++i) {
         if (!runs[i].passes) continue;
         const prints one = train(runs[i].settings, " train.batch=12 train.grains=6", 0);
-        const prints three = train(runs[i].settings, " train.batch=4 train.accumulate=3 train.grains=6", 0);
+        const prints three =
+            train(runs[i].settings, " train.batch=4 train.accumulate=3 train.grains=6", 0);
         if (strcmp(one.text, three.text) == 0) continue;
         ++differences;
         print_error("%s: 4 x 3 samples: %s\n  12 x 1: %s\n", runs[i].name, three.text, one.text);
@@ -227,7 +248,8 @@ static void odd_passes(void **state)
 /* What is an argument of a run must change it: otherwise these tests prove nothing. */
 static void arguments_matter(void **state)
 {
-    static const char *const changes[] = {" train.seed=6", " train.grains=4", " optim.weight_decay=0.2", " optim.lr=0.02"};
+    static const char *const changes[] = {" train.seed=6", " train.grains=4",
+                                          " optim.weight_decay=0.2", " optim.lr=0.02"};
     (void)state;
     for (int i = 0; i < RUNS_COUNT; ++i)
         for (size_t k = 0; k < sizeof(changes) / sizeof(*changes); ++k) {

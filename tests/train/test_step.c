@@ -37,7 +37,8 @@ void *__libc_memalign(size_t align, size_t n);
 static bool is_onednn(const void *caller)
 {
     Dl_info info;
-    return dladdr(caller, &info) && info.dli_fname && (strstr(info.dli_fname, "libdnnl") || strstr(info.dli_fname, "libstdc++"));
+    return dladdr(caller, &info) && info.dli_fname &&
+           (strstr(info.dli_fname, "libdnnl") || strstr(info.dli_fname, "libstdc++"));
 }
 
 static void count_call(const void *caller)
@@ -94,8 +95,12 @@ static const char *const numerics[] = {"numerics.mode=fast ", "numerics.mode=inv
 static void a_step_allocates_nothing(void **state)
 {
     static const char *const models[] = {
-        GPT "train.clip=1 model.dropout=0.1", GPT "precision.name=bf16-mixed train.accumulate=3", GPT F64,
-        CNN "model.norm=batch", CNN "precision.name=bf16-mixed", CNN F64 "train.accumulate=2",
+        GPT "train.clip=1 model.dropout=0.1",
+        GPT "precision.name=bf16-mixed train.accumulate=3",
+        GPT F64,
+        CNN "model.norm=batch",
+        CNN "precision.name=bf16-mixed",
+        CNN F64 "train.accumulate=2",
         MLP "optim.name=sgd optim.momentum=0.9",
     };
     (void)state;
@@ -118,7 +123,8 @@ static void a_step_allocates_nothing(void **state)
             if (status != IV_OK) fail_msg("%s", iv_error_message());
         }
         if (atomic_load(&allocations) != 0)
-            fail_msg("%s: %ld allocations in 5 steps, expected 0", settings, atomic_load(&allocations));
+            fail_msg("%s: %ld allocations in 5 steps, expected 0", settings,
+                     atomic_load(&allocations));
         session_close(&s);
     }
 }
@@ -154,8 +160,9 @@ static cJSON *cli_plan(const char *settings)
 
 static void memory_is_as_planned(void **state)
 {
-    static const char *const rows[] = {
-        GPT "precision.name=32-true", GPT "precision.name=bf16-mixed train.accumulate=4", CNN F64 "model.norm=batch", MLP "optim.name=sgd"};
+    static const char *const rows[] = {GPT "precision.name=32-true",
+                                       GPT "precision.name=bf16-mixed train.accumulate=4",
+                                       CNN F64 "model.norm=batch", MLP "optim.name=sgd"};
     (void)state;
     for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); ++i) {
         session s;
@@ -164,7 +171,8 @@ static void memory_is_as_planned(void **state)
         session_open(&s, rows[i]);
         iv_trainer_memory(s.trainer, &m);
         assert_int_equal(m.total, m.allocated);
-        assert_int_equal(m.total, m.parameters + m.gradients + m.optimizer + m.lowered + m.statistics + m.inputs + m.temporaries + m.other);
+        assert_int_equal(m.total, m.parameters + m.gradients + m.optimizer + m.lowered +
+                                      m.statistics + m.inputs + m.temporaries + m.other);
         cJSON *plan = cli_plan(rows[i]), *memory = cJSON_GetObjectItemCaseSensitive(plan, "memory");
         assert_int_equal(m.total, (int64_t)number(memory, "total"));
         assert_int_equal(m.allocated, (int64_t)number(memory, "allocated"));
@@ -173,11 +181,14 @@ static void memory_is_as_planned(void **state)
         for (int k = 0; k < 3; ++k) WORKS(iv_trainer_step(s.trainer, &r));
         iv_trainer_memory(s.trainer, &later);
         assert_memory_equal(&m, &later, sizeof(m));
-        double loss, accuracy; /* validation has a plan of its own, in borrowed memory where it fits */
+        double loss,
+            accuracy; /* validation has a plan of its own, in borrowed memory where it fits */
         WORKS(iv_trainer_evaluate(s.trainer, &loss, &accuracy));
         iv_trainer_memory(s.trainer, &later);
         assert_int_equal(later.total, later.allocated);
-        if (later.total < m.total) fail_msg("%s: %lld bytes, with validation %lld", rows[i], (long long)m.total, (long long)later.total);
+        if (later.total < m.total)
+            fail_msg("%s: %lld bytes, with validation %lld", rows[i], (long long)m.total,
+                     (long long)later.total);
         session_close(&s);
     }
 }
@@ -193,19 +204,24 @@ static void accumulation_is_a_larger_batch(void **state)
         session a, b;
         iv_step_report ra, rb;
         snprintf(one, sizeof(one), "%s%s train.batch=12", numerics[i % 2], models[i / 2]);
-        snprintf(four, sizeof(four), "%s%s train.batch=3 train.accumulate=4", numerics[i % 2], models[i / 2]);
+        snprintf(four, sizeof(four), "%s%s train.batch=3 train.accumulate=4", numerics[i % 2],
+                 models[i / 2]);
         session_open(&a, one);
         session_open(&b, four);
         for (int k = 0; k < 3; ++k) {
             WORKS(iv_trainer_step(a.trainer, &ra));
             WORKS(iv_trainer_step(b.trainer, &rb));
-            if (!(fabs(ra.loss - rb.loss) <= 1e-12 * ra.loss && fabs(ra.grad_norm - rb.grad_norm) <= 1e-12 * ra.grad_norm))
-                fail_msg("%s: loss %.17g, norm %.17g; in passes %.17g, %.17g", one, ra.loss, ra.grad_norm, rb.loss, rb.grad_norm);
+            if (!(fabs(ra.loss - rb.loss) <= 1e-12 * ra.loss &&
+                  fabs(ra.grad_norm - rb.grad_norm) <= 1e-12 * ra.grad_norm))
+                fail_msg("%s: loss %.17g, norm %.17g; in passes %.17g, %.17g", one, ra.loss,
+                         ra.grad_norm, rb.loss, rb.grad_norm);
             int64_t n;
             double *x = all_params(&a, true, &n), *y = all_params(&b, true, &n), most = 0;
             for (int64_t j = 0; j < n; ++j) most = fmax(most, fabs(x[j]));
             for (int64_t j = 0; j < n; ++j)
-                if (!(fabs(x[j] - y[j]) <= 1e-12 * most)) fail_msg("%s: gradient %lld: %.17g, in passes %.17g", one, (long long)j, x[j], y[j]);
+                if (!(fabs(x[j] - y[j]) <= 1e-12 * most))
+                    fail_msg("%s: gradient %lld: %.17g, in passes %.17g", one, (long long)j, x[j],
+                             y[j]);
             free(x);
             free(y);
         }
@@ -235,7 +251,8 @@ static double clipped(double g, double limit)
 }
 
 /* One element's update at step t = 1, 2, ... */
-static double updated(const optimizer *o, int t, bool decays, double w, double g, double *m, double *v)
+static double updated(const optimizer *o, int t, bool decays, double w, double g, double *m,
+                      double *v)
 {
     const double decay = decays ? o->decay : 0;
     if (o->kind == SGD) {
@@ -274,16 +291,20 @@ static void check_optimizer(const optimizer *o)
     int64_t n;
     snprintf(settings, sizeof(settings), MLP F64 "%s", o->settings);
     session_open(&s, settings);
-    double *w = all_params(&s, false, &n), *m = calloc((size_t)n, 8), *v = calloc((size_t)n, 8), worst = 0;
+    double *w = all_params(&s, false, &n), *m = calloc((size_t)n, 8), *v = calloc((size_t)n, 8),
+           worst = 0;
     bool *decays = decaying(&s, o->decay_all, n);
     for (int t = 1; t <= 6; ++t) {
         WORKS(iv_trainer_step(s.trainer, &r));
         double *g = all_params(&s, true, &n), *got = all_params(&s, false, &n), sum = 0;
         for (int64_t i = 0; i < n; ++i) sum += g[i] * g[i];
-        if (!(fabs(r.grad_norm - sqrt(sum)) <= 1e-13 * r.grad_norm)) fail_msg("gradient norm %.17g, expected %.17g", r.grad_norm, sqrt(sum));
+        if (!(fabs(r.grad_norm - sqrt(sum)) <= 1e-13 * r.grad_norm))
+            fail_msg("gradient norm %.17g, expected %.17g", r.grad_norm, sqrt(sum));
         assert_true(o->clip_norm == 0 || sqrt(sum) > o->clip_norm); /* clips */
         for (int64_t i = 0; i < n; ++i) {
-            w[i] = updated(o, t, decays[i], w[i], clipped(g[i] * norm_factor(sqrt(sum), o->clip_norm), o->clip_value), &m[i], &v[i]);
+            w[i] = updated(o, t, decays[i], w[i],
+                           clipped(g[i] * norm_factor(sqrt(sum), o->clip_norm), o->clip_value),
+                           &m[i], &v[i]);
             worst = fmax(worst, fabs(w[i] - got[i]));
         }
         free(g);
@@ -302,18 +323,26 @@ static void optimizers_follow_their_formulas(void **state)
 {
     static const optimizer rows[] = {
         {"optim.name=sgd optim.lr=0.1 optim.weight_decay=0", .kind = SGD, .lr = 0.1},
-        {"optim.name=sgd optim.lr=0.1 optim.weight_decay=0.05", .kind = SGD, .lr = 0.1, .decay = 0.05},
-        {"optim.name=sgd optim.lr=0.1 optim.weight_decay=0.05 optim.momentum=0.9", .kind = SGD, .lr = 0.1, .decay = 0.05, .mu = 0.9},
-        {"optim.name=sgd optim.lr=0.1 optim.weight_decay=0.05 optim.momentum=0.9 optim.nesterov=true optim.decay=all train.clip=0.1", .kind = SGD,
-         .lr = 0.1, .decay = 0.05, .mu = 0.9, .nesterov = true, .decay_all = true, .clip_norm = 0.1},
-        {"optim.name=adam optim.lr=0.01 optim.weight_decay=0.05 optim.beta1=0.8 optim.beta2=0.9 optim.eps=1e-6", .kind = ADAM, .lr = 0.01, .b1 = 0.8,
-         .b2 = 0.9, .eps = 1e-6, .decay = 0.05},
-        {"optim.name=adamw optim.lr=0.01", .kind = ADAMW, .lr = 0.01, .b1 = 0.9, .b2 = 0.95, .eps = 1e-8, .decay = 0.1},
-        {"optim.name=adamw optim.lr=0.01 optim.decay=all train.clip=0.2", .kind = ADAMW, .lr = 0.01, .b1 = 0.9, .b2 = 0.95, .eps = 1e-8,
-         .decay = 0.1, .decay_all = true, .clip_norm = 0.2},
-        {"optim.name=sgd optim.lr=0.1 optim.weight_decay=0 train.clip=0.002 train.clip_by=value", .kind = SGD, .lr = 0.1, .clip_value = 0.002},
-        {"optim.name=adam optim.lr=0.01 optim.weight_decay=0 optim.eps=1e-3 train.clip=0.002 train.clip_by=value", .kind = ADAM, .lr = 0.01,
-         .b1 = 0.9, .b2 = 0.95, .eps = 1e-3, .clip_value = 0.002},
+        {"optim.name=sgd optim.lr=0.1 optim.weight_decay=0.05", .kind = SGD, .lr = 0.1,
+         .decay = 0.05},
+        {"optim.name=sgd optim.lr=0.1 optim.weight_decay=0.05 optim.momentum=0.9", .kind = SGD,
+         .lr = 0.1, .decay = 0.05, .mu = 0.9},
+        {"optim.name=sgd optim.lr=0.1 optim.weight_decay=0.05 optim.momentum=0.9 "
+         "optim.nesterov=true optim.decay=all train.clip=0.1",
+         .kind = SGD, .lr = 0.1, .decay = 0.05, .mu = 0.9, .nesterov = true, .decay_all = true,
+         .clip_norm = 0.1},
+        {"optim.name=adam optim.lr=0.01 optim.weight_decay=0.05 optim.beta1=0.8 optim.beta2=0.9 "
+         "optim.eps=1e-6",
+         .kind = ADAM, .lr = 0.01, .b1 = 0.8, .b2 = 0.9, .eps = 1e-6, .decay = 0.05},
+        {"optim.name=adamw optim.lr=0.01", .kind = ADAMW, .lr = 0.01, .b1 = 0.9, .b2 = 0.95,
+         .eps = 1e-8, .decay = 0.1},
+        {"optim.name=adamw optim.lr=0.01 optim.decay=all train.clip=0.2", .kind = ADAMW, .lr = 0.01,
+         .b1 = 0.9, .b2 = 0.95, .eps = 1e-8, .decay = 0.1, .decay_all = true, .clip_norm = 0.2},
+        {"optim.name=sgd optim.lr=0.1 optim.weight_decay=0 train.clip=0.002 train.clip_by=value",
+         .kind = SGD, .lr = 0.1, .clip_value = 0.002},
+        {"optim.name=adam optim.lr=0.01 optim.weight_decay=0 optim.eps=1e-3 train.clip=0.002 "
+         "train.clip_by=value",
+         .kind = ADAM, .lr = 0.01, .b1 = 0.9, .b2 = 0.95, .eps = 1e-3, .clip_value = 0.002},
     };
     (void)state;
     for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); ++i) check_optimizer(&rows[i]);
@@ -337,11 +366,17 @@ static void schedules_follow_their_formulas(void **state)
         char settings[512];
         session s;
         iv_step_report r;
-        snprintf(settings, sizeof(settings), MLP "optim.lr=0.02 optim.min_lr=0.002 optim.warmup=4 train.max_steps=12 optim.schedule=%s", kinds[kind]);
+        snprintf(
+            settings, sizeof(settings),
+            MLP
+            "optim.lr=0.02 optim.min_lr=0.002 optim.warmup=4 train.max_steps=12 optim.schedule=%s",
+            kinds[kind]);
         session_open(&s, settings);
         for (int t = 0; t < 12; ++t) {
             WORKS(iv_trainer_step(s.trainer, &r));
-            if (!(fabs(r.lr - literal_lr(kind, t)) <= 1e-15)) fail_msg("%s, step %d: lr %.17g, expected %.17g", kinds[kind], t, r.lr, literal_lr(kind, t));
+            if (!(fabs(r.lr - literal_lr(kind, t)) <= 1e-15))
+                fail_msg("%s, step %d: lr %.17g, expected %.17g", kinds[kind], t, r.lr,
+                         literal_lr(kind, t));
         }
         WORKS(iv_trainer_step(s.trainer, &r)); /* past the end */
         assert_true(fabs(r.lr - (kind == 0 ? 0.02 : 0.002)) <= 1e-15);
@@ -360,7 +395,8 @@ static void read_net(const session *s, net *n)
     const struct {
         const char *name;
         double *to;
-    } parts[] = {{"1.weight", n->w1[0]}, {"1.bias", n->b1}, {"3.weight", n->w2[0]}, {"3.bias", n->b2}};
+    } parts[] = {
+        {"1.weight", n->w1[0]}, {"1.bias", n->b1}, {"3.weight", n->w2[0]}, {"3.bias", n->b2}};
     int64_t count_;
     for (size_t i = 0; i < 4; ++i) {
         const int64_t k = param_index(s, parts[i].name, &count_);
@@ -397,7 +433,8 @@ static void validation_is_the_mean_over_samples(void **state)
         char settings[256];
         session s;
         iv_step_report r;
-        snprintf(settings, sizeof(settings), MLP F64 "train.batch=8 optim.lr=0.02 eval.batches=%d", limit);
+        snprintf(settings, sizeof(settings), MLP F64 "train.batch=8 optim.lr=0.02 eval.batches=%d",
+                 limit);
         session_open(&s, settings);
         for (int k = 0; k < 8; ++k) WORKS(iv_trainer_step(s.trainer, &r));
         read_net(&s, &n);
@@ -413,14 +450,17 @@ static void validation_is_the_mean_over_samples(void **state)
             hits += right;
         }
         WORKS(iv_trainer_evaluate(s.trainer, &loss, &accuracy));
-        if (!(fabs(loss - sum / images) <= 1e-12)) fail_msg("%d images: loss %.17g, expected %.17g", images, loss, sum / images);
-        if (!(fabs(accuracy - (double)hits / images) <= 1e-15)) fail_msg("%d images: accuracy %g, expected %d of them", images, accuracy, hits);
+        if (!(fabs(loss - sum / images) <= 1e-12))
+            fail_msg("%d images: loss %.17g, expected %.17g", images, loss, sum / images);
+        if (!(fabs(accuracy - (double)hits / images) <= 1e-15))
+            fail_msg("%d images: accuracy %g, expected %d of them", images, accuracy, hits);
         assert_true(hits > 0 && hits < images);
         session_close(&s);
     }
 }
 
-/* Text: the mean over all windows, however they fall into batches; equal to a step's loss over them. */
+/* Text: the mean over all windows, however they fall into batches; equal to a step's loss over
+ * them. */
 static void validation_of_text(void **state)
 {
     enum { MOST = 64, CONTEXT = 16 };
@@ -434,7 +474,8 @@ static void validation_of_text(void **state)
     iv_dataset_info_get(s.data, &info);
     const int n = (int)info.samples[IV_VAL];
     assert_true(n > 7 && n % 7 != 0 && n <= MOST);
-    for (int i = 0; i < n; ++i) WORKS(iv_dataset_sample(s.data, IV_VAL, i, x + i * CONTEXT, y + i * CONTEXT));
+    for (int i = 0; i < n; ++i)
+        WORKS(iv_dataset_sample(s.data, IV_VAL, i, x + i * CONTEXT, y + i * CONTEXT));
     session_close(&s);
     snprintf(settings, sizeof(settings), GPT F64 "train.batch=%d", n);
     session_open(&s, settings);
@@ -443,14 +484,16 @@ static void validation_of_text(void **state)
     session_open(&s, GPT F64 "train.batch=7");
     double loss, accuracy;
     WORKS(iv_trainer_evaluate(s.trainer, &loss, &accuracy));
-    if (!(fabs(loss - r.loss) <= 1e-12)) fail_msg("%d windows: loss %.17g, expected %.17g", n, loss, r.loss);
+    if (!(fabs(loss - r.loss) <= 1e-12))
+        fail_msg("%d windows: loss %.17g, expected %.17g", n, loss, r.loss);
     assert_true(accuracy == -1);
     session_close(&s);
 }
 
 /* ---- generation ---- */
 
-/* The likeliest token after `context` tokens, by the loss of each: a step with lr 0 changes nothing. */
+/* The likeliest token after `context` tokens, by the loss of each: a step with lr 0 changes
+ * nothing. */
 static int32_t likeliest(session *s, const int32_t *x, int classes)
 {
     int32_t y[16], best = -1;
@@ -471,7 +514,8 @@ static int32_t likeliest(session *s, const int32_t *x, int classes)
 static void generation(void **state)
 {
     enum { N = 40 };
-    const int32_t prompt[18] = {'a', 'd', 'g', 'j', 'm', 'p', 's', 'v', 'y', 'b', 'e', 'h', 'k', 'n', 'q', 't', 'w', 'z'};
+    const int32_t prompt[18] = {'a', 'd', 'g', 'j', 'm', 'p', 's', 'v', 'y',
+                                'b', 'e', 'h', 'k', 'n', 'q', 't', 'w', 'z'};
     int32_t a[N], b[N], c[N], window[16];
     session s;
     iv_step_report r;
@@ -488,16 +532,19 @@ static void generation(void **state)
     WORKS(iv_trainer_generate(s.trainer, prompt + 2, 16, 1, 0, 0, 3, b));
     WORKS(iv_trainer_generate(s.trainer, prompt, 18, N, 0, 0, 3, a));
     assert_int_equal(a[0], b[0]);
-    WORKS(iv_trainer_generate(s.trainer, prompt, 18, N, 1, 1, 9, b)); /* the best 1 at any temperature */
+    WORKS(iv_trainer_generate(s.trainer, prompt, 18, N, 1, 1, 9,
+                              b)); /* the best 1 at any temperature */
     assert_memory_equal(a, b, sizeof(a));
-    FAILS(IV_INVALID, "token 256", iv_trainer_generate(s.trainer, (int32_t[]){256}, 1, 1, 0, 0, 1, b));
+    FAILS(IV_INVALID, "token 256",
+          iv_trainer_generate(s.trainer, (int32_t[]){256}, 1, 1, 0, 0, 1, b));
     FAILS(IV_INVALID, "prompt", iv_trainer_generate(s.trainer, prompt, 0, 1, 0, 0, 1, b));
     session_close(&s);
 
     session_open(&s, GPT "train.batch=1 optim.name=sgd optim.lr=0 optim.weight_decay=0");
     WORKS(iv_trainer_load_params(s.trainer, at("generates.safetensors")));
     for (int k = 0; k < 3; ++k) {
-        for (int i = 0; i < 16; ++i) window[i] = k + i + 2 < 18 ? prompt[k + i + 2] : a[k + i + 2 - 18];
+        for (int i = 0; i < 16; ++i)
+            window[i] = k + i + 2 < 18 ? prompt[k + i + 2] : a[k + i + 2 - 18];
         assert_int_equal(likeliest(&s, window, 256), a[k]);
     }
     session_close(&s);
@@ -515,7 +562,8 @@ static void nonfinite_names_step_and_node(void **state)
         static const char *const models[] = {GPT, CNN, MLP};
         char settings[256];
         iv_status status = IV_OK;
-        snprintf(settings, sizeof(settings), "%soptim.name=sgd optim.momentum=0.9 optim.lr=1e30", models[model]);
+        snprintf(settings, sizeof(settings), "%soptim.name=sgd optim.momentum=0.9 optim.lr=1e30",
+                 models[model]);
         session_open(&s, settings);
         int step = 0;
         for (; status == IV_OK && step < 5; ++step) {
@@ -525,7 +573,8 @@ static void nonfinite_names_step_and_node(void **state)
         }
         char part[64];
         snprintf(part, sizeof(part), "training step %d: loss ", step);
-        if (status != IV_NONFINITE || !strstr(iv_error_message(), part) || !(strstr(iv_error_message(), "node ") || strstr(iv_error_message(), "parameter ")))
+        if (status != IV_NONFINITE || !strstr(iv_error_message(), part) ||
+            !(strstr(iv_error_message(), "node ") || strstr(iv_error_message(), "parameter ")))
             fail_msg("%s gave %s: %s", settings, iv_status_name(status), iv_error_message());
         WORKS(iv_trainer_hash(s.trainer, false, after));
         WORKS(iv_trainer_hash(s.trainer, true, state_after));
@@ -552,7 +601,8 @@ static void a_damaged_parameter_is_named(void **state)
         snprintf(settings, sizeof(settings), GPT "precision.name=%s", rows[i].precision);
         session_open(&s, settings);
         iv__store *st = s.trainer->store;
-        const iv__slot *slot = &st->params[iv__store_find(st->params, st->n_params, "h.1.mlp.c_fc.weight")];
+        const iv__slot *slot =
+            &st->params[iv__store_find(st->params, st->n_params, "h.1.mlp.c_fc.weight")];
         iv_buffer b = iv__slot_range(&st->param_mem, slot, st->type);
         b.bytes = (int64_t)iv_dtype_bytes(st->type);
         WORKS(iv__device_write(st->device, b, rows[i].f64 ? (const void *)&d : (const void *)&f));
@@ -572,7 +622,8 @@ static void bad_samples_are_refused(void **state)
     (void)state;
     session_open(&s, GPT);
     for (x[5] = 256; x[5] >= -1; x[5] -= 257)
-        FAILS(IV_INVALID, x[5] < 0 ? "token -1" : "token 256", iv_trainer_step_on(s.trainer, x, y, &r));
+        FAILS(IV_INVALID, x[5] < 0 ? "token -1" : "token 256",
+              iv_trainer_step_on(s.trainer, x, y, &r));
     x[5] = 0;
     y[255] = 1000;
     FAILS(IV_INVALID, "target 1000", iv_trainer_step_on(s.trainer, x, y, &r));

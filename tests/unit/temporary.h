@@ -90,8 +90,7 @@ static inline int count_files(void)
     DIR *d = opendir(folder_);
     assert_non_null(d);
     int n = -2; /* "." and ".." */
-    while (readdir(d))
-        ++n;
+    while (readdir(d)) ++n;
     closedir(d);
     return n;
 }
@@ -101,8 +100,7 @@ static inline int count_open(void)
     DIR *d = opendir("/proc/self/fd");
     assert_non_null(d);
     int n = 0;
-    while (readdir(d))
-        ++n;
+    while (readdir(d)) ++n;
     closedir(d);
     return n;
 }

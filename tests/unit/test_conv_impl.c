@@ -233,8 +233,7 @@ static void run(problem *p, int level, int threads)
     for (int i = 0, j = 0; i < 5; ++i)
         if (i != 2 || p->bias) io[j++] = (iv_buffer){.mem = &mem[i]};
     assert_int_equal(p->impl->run(&dev, prepared, io), IV_OK);
-    for (int i = 0; i < 64; ++i)
-        assert_int_equal(mem[4].ptr[scratch + i], 0xff);
+    for (int i = 0; i < 64; ++i) assert_int_equal(mem[4].ptr[scratch + i], 0xff);
     p->impl->unprepare(prepared);
     free(mem[4].ptr);
 }
@@ -269,8 +268,7 @@ static void check(problem *p)
     p->n_dst = p->kind == 0 ? n_y : p->kind == 1 ? n_x : n_w;
     for (int i = 0; i < 2; ++i) {
         p->src[i] = malloc((size_t)p->n_src[i] * 8);
-        for (int64_t k = 0; k < p->n_src[i]; ++k)
-            put(p->in, p->src[i], k);
+        for (int64_t k = 0; k < p->n_src[i]; ++k) put(p->in, p->src[i], k);
     }
     p->src[2] = malloc((size_t)p->o * 8);
     for (int64_t k = 0; k < p->o; ++k)
@@ -285,8 +283,7 @@ static void check(problem *p)
             compare(p, level, threads);
         }
     }
-    for (int i = 0; i < 3; ++i)
-        free(p->src[i]);
+    for (int i = 0; i < 3; ++i) free(p->src[i]);
     free(p->dst);
     free(p->want);
 }

@@ -50,18 +50,14 @@ static void test_uniform(void **state)
     assert_int_equal(iv__data_uniform(1, 0, 0, 1), 0);
     /* Chi-square over 10 cells, 100000 draws: 99.9 % of generators stay below 27.9 at 9 degrees. */
     int64_t count[10] = {0};
-    for (uint64_t i = 0; i < 100000; ++i)
-        count[iv__data_uniform(7, 0, i, 10)]++;
+    for (uint64_t i = 0; i < 100000; ++i) count[iv__data_uniform(7, 0, i, 10)]++;
     double chi = 0;
-    for (int k = 0; k < 10; ++k)
-        chi += pow((double)count[k] - 10000, 2) / 10000;
+    for (int k = 0; k < 10; ++k) chi += pow((double)count[k] - 10000, 2) / 10000;
     assert_true(chi < 27.9);
     /* n = 3 * 2^62: without rejection every third result would be twice as likely. */
     int64_t rest[3] = {0};
-    for (uint64_t i = 0; i < 30000; ++i)
-        rest[iv__data_uniform(7, 0, i, UINT64_C(3) << 62) % 3]++;
-    for (int k = 0; k < 3; ++k)
-        assert_true(rest[k] > 9500 && rest[k] < 10500);
+    for (uint64_t i = 0; i < 30000; ++i) rest[iv__data_uniform(7, 0, i, UINT64_C(3) << 62) % 3]++;
+    for (int k = 0; k < 3; ++k) assert_true(rest[k] > 9500 && rest[k] < 10500);
     assert_true(iv__data_uniform(1, 0, 0, 1000000) != iv__data_uniform(2, 0, 0, 1000000));
     assert_true(iv__data_uniform(1, 0, 0, 1000000) != iv__data_uniform(1, 1, 0, 1000000));
     assert_true(iv__data_uniform(1, 0, 0, 1000000) != iv__data_uniform(1, 0, 1, 1000000));
@@ -81,8 +77,7 @@ static void test_text(void **state)
 {
     (void)state;
     uint8_t bytes[100];
-    for (int i = 0; i < 100; ++i)
-        bytes[i] = (uint8_t)(i + 100);
+    for (int i = 0; i < 100; ++i) bytes[i] = (uint8_t)(i + 100);
     put("t", bytes, 100);
     reopen(spec("text", "t"), 4, 0.25);
     iv_dataset_info i = info();
@@ -115,8 +110,7 @@ static void test_text_random(void **state)
 {
     (void)state;
     uint8_t bytes[20];
-    for (int i = 0; i < 20; ++i)
-        bytes[i] = (uint8_t)i;
+    for (int i = 0; i < 20; ++i) bytes[i] = (uint8_t)i;
     put("t", bytes, 20);
     reopen(spec("text", "t"), 15, 0);
     assert_int_equal(info().samples[IV_VAL], 0);
@@ -128,8 +122,7 @@ static void test_text_random(void **state)
         assert_int_equal(y[14], x[0] + 15);
         seen[x[0]]++;
     }
-    for (int k = 0; k < 5; ++k)
-        assert_true(seen[k] > 130 && seen[k] < 270);
+    for (int k = 0; k < 5; ++k) assert_true(seen[k] > 130 && seen[k] < 270);
     /* A pure function of seed and index, in any order. */
     WORKS(iv_dataset_train_sample(d, 5, 999, again, y));
     assert_memory_equal(again, x, sizeof(x));
@@ -304,8 +297,7 @@ static void test_tokens_refused(void **state)
 
 static void be(uint8_t *p, uint32_t v)
 {
-    for (int k = 0; k < 4; ++k)
-        p[k] = (uint8_t)(v >> (24 - 8 * k));
+    for (int k = 0; k < 4; ++k) p[k] = (uint8_t)(v >> (24 - 8 * k));
 }
 
 /* An IDX file in memory: n elements of rows x cols (rank 3) or of 1 (rank 1); returns its size. */
@@ -316,8 +308,7 @@ static size_t make_idx(int rank, uint32_t n, uint32_t rows, uint32_t cols, int f
     be(file + 8, rows);
     be(file + 12, cols);
     size_t head = rank == 3 ? 16 : 8, size = rank == 3 ? (size_t)n * rows * cols : n;
-    for (size_t k = 0; k < size; ++k)
-        file[head + k] = (uint8_t)((size_t)first + k);
+    for (size_t k = 0; k < size; ++k) file[head + k] = (uint8_t)((size_t)first + k);
     return head + size;
 }
 
@@ -369,8 +360,7 @@ static void test_idx(void **state)
     int32_t y = -1;
     WORKS(iv_dataset_sample(d, IV_TRAIN, 11, x, &y));
     assert_int_equal(y, 11);
-    for (int k = 0; k < 6; ++k)
-        assert_true(x[k] == (float)(66 + k) / 255.0f);
+    for (int k = 0; k < 6; ++k) assert_true(x[k] == (float)(66 + k) / 255.0f);
     FAILS(IV_INVALID, "sample 0 of the validation split, which has 0",
           iv_dataset_sample(d, IV_VAL, 0, x, &y));
     /* Compressed, with validation, few labels. */
@@ -407,12 +397,9 @@ static void test_idx_order(void **state)
     for (int e = 0; e < 4; ++e) {
         int seen[N] = {0};
         read_epoch(9, e, N, orders[e]);
-        for (int k = 0; k < N; ++k)
-            seen[orders[e][k]]++;
-        for (int k = 0; k < N; ++k)
-            assert_int_equal(seen[k], 1);
-        for (int f = 0; f < e; ++f)
-            assert_memory_not_equal(orders[e], orders[f], sizeof(again));
+        for (int k = 0; k < N; ++k) seen[orders[e][k]]++;
+        for (int k = 0; k < N; ++k) assert_int_equal(seen[k], 1);
+        for (int f = 0; f < e; ++f) assert_memory_not_equal(orders[e], orders[f], sizeof(again));
     }
     read_epoch(10, 0, N, again);
     assert_memory_not_equal(again, orders[0], sizeof(again));
@@ -491,8 +478,7 @@ static void test_idx_damaged(void **state)
     be(file + 4, 0x80000000u);
     put(TRAIN_X, file, n);
     REFUSED(IV_CORRUPT, "dimension 0 is 2147483648", spec("idx", "i"), 0, 0);
-    for (int k = 1; k < 4; ++k)
-        be(file + 4 * k, 0x7fffffffu);
+    for (int k = 1; k < 4; ++k) be(file + 4 * k, 0x7fffffffu);
     put(TRAIN_X, file, n);
     REFUSED(IV_CORRUPT, "tells 2147483647 x 2147483647 x 2147483647 bytes, the file has 40",
             spec("idx", "i"), 0, 0);

@@ -296,7 +296,10 @@ static void problem_solve(problem *p)
     const iv__gemm *g = &p->g;
     for (int64_t i = 0; i < g->batch * g->m * g->n; ++i) {
         int64_t z = i / (g->m * g->n), r = i / g->n % g->m, c = i % g->n;
-        dot d = {.g = g, .a = p->a, .b = p->b, .a0 = z * g->a_bs + r * g->a_rs,
+        dot d = {.g = g,
+                 .a = p->a,
+                 .b = p->b,
+                 .a0 = z * g->a_bs + r * g->a_rs,
                  .b0 = z * g->b_bs + c * g->b_cs};
         p->want[i] = out_bits(g->out, tree_sum(&d, 0, g->segments));
     }
@@ -373,8 +376,13 @@ static void test_random_sizes(void **state)
     for (int i = 0; i < 640; ++i) {
         iv__gemm_type in = (iv__gemm_type)(i % 4);
         int64_t s = segments[rnd() % 6];
-        iv__gemm g = {.in = in, .out = some_out(in), .batch = rnd_to(1, 3), .m = rnd_to(1, 70),
-                      .n = rnd_to(1, 70), .k = rnd_to(0, 70 / s) * s, .segments = s};
+        iv__gemm g = {.in = in,
+                      .out = some_out(in),
+                      .batch = rnd_to(1, 3),
+                      .m = rnd_to(1, 70),
+                      .n = rnd_to(1, 70),
+                      .k = rnd_to(0, 70 / s) * s,
+                      .segments = s};
         check(g, i / 4 % 2, i / 8 % 2, i / 16 % RANGES);
     }
 }
@@ -386,8 +394,13 @@ static void test_long_k(void **state)
     for (int i = 0; i < 56; ++i) {
         iv__gemm_type in = (iv__gemm_type)(i % 4);
         int64_t s = segments[i / 4 % 7];
-        iv__gemm g = {.in = in, .out = some_out(in), .batch = 1, .m = rnd_to(1, 40),
-                      .n = rnd_to(1, 70), .k = rnd_to(200, 1500) / s * s, .segments = s};
+        iv__gemm g = {.in = in,
+                      .out = some_out(in),
+                      .batch = 1,
+                      .m = rnd_to(1, 40),
+                      .n = rnd_to(1, 70),
+                      .k = rnd_to(200, 1500) / s * s,
+                      .segments = s};
         check(g, (int)(rnd() % 2), (int)(rnd() % 2), i / 28 ? WIDE : PLAIN);
     }
 }
@@ -395,12 +408,17 @@ static void test_long_k(void **state)
 static void test_many_blocks(void **state)
 {
     (void)state;
-    static const int64_t sizes[][3] = {{1001, 37, 70}, {37, 1001, 70}, {500, 500, 33},
-                                       {1, 900, 401}, {700, 1, 401}};
+    static const int64_t sizes[][3] = {
+        {1001, 37, 70}, {37, 1001, 70}, {500, 500, 33}, {1, 900, 401}, {700, 1, 401}};
     for (int i = 0; i < 20; ++i) {
         iv__gemm_type in = (iv__gemm_type)(i % 4);
         const int64_t *z = sizes[i / 4];
-        iv__gemm g = {.in = in, .out = some_out(in), .batch = 1, .m = z[0], .n = z[1], .k = z[2],
+        iv__gemm g = {.in = in,
+                      .out = some_out(in),
+                      .batch = 1,
+                      .m = z[0],
+                      .n = z[1],
+                      .k = z[2],
                       .segments = 1};
         check(g, i % 2, i / 2 % 2, PLAIN);
     }
@@ -433,8 +451,13 @@ static void test_bf16_at_the_least_normal(void **state)
 {
     (void)state;
     for (int i = 0; i < 20; ++i) {
-        iv__gemm g = {.in = IV__GEMM_BF16, .out = IV__GEMM_F32, .batch = 1, .m = 48, .n = 64,
-                      .k = 3, .segments = 1};
+        iv__gemm g = {.in = IV__GEMM_BF16,
+                      .out = IV__GEMM_F32,
+                      .batch = 1,
+                      .m = 48,
+                      .n = 64,
+                      .k = 3,
+                      .segments = 1};
         problem p = problem_new(g, 0, 1, PLAIN);
         uint16_t *a = p.a, *b = p.b;
         for (int64_t r = 0; r < g.m; ++r, a += p.g.a_rs) {
@@ -459,7 +482,12 @@ static void test_f32_rounds_once(void **state)
 {
     (void)state;
     for (int i = 0; i < 2; ++i) {
-        iv__gemm g = {.in = IV__GEMM_F32, .out = IV__GEMM_F32, .batch = 1, .m = 6, .n = 6, .k = 2,
+        iv__gemm g = {.in = IV__GEMM_F32,
+                      .out = IV__GEMM_F32,
+                      .batch = 1,
+                      .m = 6,
+                      .n = 6,
+                      .k = 2,
                       .segments = 1};
         problem p = problem_new(g, i, i, PLAIN);
         for (int64_t j = 0; j < 6; ++j) {
@@ -478,8 +506,8 @@ static void test_general_strides(void **state)
     (void)state;
     for (int i = 0; i < 16; ++i) {
         iv__gemm_type in = (iv__gemm_type)(i % 4);
-        iv__gemm g = {.in = in, .out = some_out(in), .batch = 2, .m = 19, .n = 21, .k = 40,
-                      .segments = 2};
+        iv__gemm g = {
+            .in = in, .out = some_out(in), .batch = 2, .m = 19, .n = 21, .k = 40, .segments = 2};
         problem p = problem_new(g, 0, 0, PLAIN);
         /* Neither stride is 1; b is shared by the batch. */
         p.g.a_rs = 1 + i / 4;
@@ -525,9 +553,15 @@ static void test_epilogue(void **state)
     for (int i = 0; i < 16; ++i) {
         iv__gemm_type in = (iv__gemm_type)(i % 4);
         iv__gemm_type out = in == IV__GEMM_F64 ? IV__GEMM_F64 : IV__GEMM_F32;
-        iv__gemm g = {.in = in, .out = out, .batch = 2, .m = 61, .n = 45,
-                      .k = i < 4 ? 0 : 20 << i / 2, .segments = 1 + i % 2,
-                      .epilogue = place, .epilogue_ctx = &in};
+        iv__gemm g = {.in = in,
+                      .out = out,
+                      .batch = 2,
+                      .m = 61,
+                      .n = 45,
+                      .k = i < 4 ? 0 : 20 << i / 2,
+                      .segments = 1 + i % 2,
+                      .epilogue = place,
+                      .epilogue_ctx = &in};
         problem p = problem_new(g, 0, 0, PLAIN);
         memset(p.a, 0, (size_t)(g.batch * p.g.a_bs * widths[in]));
         for (int64_t j = 0; j < g.batch * g.m * g.n; ++j) {
@@ -587,10 +621,14 @@ static int close_team(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_isa),           cmocka_unit_test(test_accepts),
-        cmocka_unit_test(test_random_sizes),  cmocka_unit_test(test_long_k),
-        cmocka_unit_test(test_many_blocks),   cmocka_unit_test(test_bf16_at_the_least_normal),
-        cmocka_unit_test(test_f32_rounds_once), cmocka_unit_test(test_general_strides),
+        cmocka_unit_test(test_isa),
+        cmocka_unit_test(test_accepts),
+        cmocka_unit_test(test_random_sizes),
+        cmocka_unit_test(test_long_k),
+        cmocka_unit_test(test_many_blocks),
+        cmocka_unit_test(test_bf16_at_the_least_normal),
+        cmocka_unit_test(test_f32_rounds_once),
+        cmocka_unit_test(test_general_strides),
         cmocka_unit_test(test_epilogue),
     };
     return cmocka_run_group_tests(tests, NULL, close_team);

@@ -1,5 +1,5 @@
-/* test_graph.c: building graphs: shapes that come out, mistakes and their texts, poisoned values, names,
- * pruning, and what differentiation refuses. */
+/* test_graph.c: building graphs: shapes that come out, mistakes and their texts, poisoned values,
+ * names, pruning, and what differentiation refuses. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -41,65 +41,213 @@ static iv_value ids(iv_graph *g, iv_shape s)
     return iv_input(g, name, IV_I32, s);
 }
 
-/* ---- mistakes: a row each; all parts must be in the text, which starts with scope and operator ---- */
+/* ---- mistakes: a row each; all parts must be in the text, which starts with scope and operator
+ * ---- */
 
 #define M(name) static iv_value name(iv_graph *g)
 #define S IV_SHAPE
-M(m_add) { return iv_add(g, in(g, S(3, 4)), in(g, S(5))); }
-M(m_mul) { return iv_mul(g, in(g, S(2, 3, 4)), in(g, S(2, 1, 5))); }
-M(m_int) { return iv_relu(g, ids(g, S(3))); }
-M(m_int2) { return iv_add(g, in(g, S(3)), ids(g, S(3))); }
-M(m_inner) { return iv_matmul(g, in(g, S(5, 7)), in(g, S(8, 3)), false, false); }
-M(m_inner_t) { return iv_matmul(g, in(g, S(5, 7)), in(g, S(7, 3)), false, true); }
-M(m_batch) { return iv_matmul(g, in(g, S(2, 5, 7)), in(g, S(3, 7, 4)), false, false); }
-M(m_ranks) { return iv_matmul(g, in(g, S(2, 2, 5, 7)), in(g, S(2, 7, 4)), false, false); }
-M(m_vector) { return iv_matmul(g, in(g, S(7)), in(g, S(7, 4)), false, false); }
-M(m_bias) { return iv_linear(g, in(g, S(5, 7)), in(g, S(7, 3)), in(g, S(4)), false); }
-M(m_int_bias) { return iv_linear(g, in(g, S(5, 7)), in(g, S(7, 3)), ids(g, S(3)), false); }
-M(m_concat) { return iv_concat(g, (iv_value[]){in(g, S(2, 3)), in(g, S(3, 3))}, 2, 1); }
-M(m_concat_types) { return iv_concat(g, (iv_value[]){in(g, S(2, 3)), ids(g, S(2, 3))}, 2, 1); }
-M(m_concat_axis) { return iv_concat(g, (iv_value[]){in(g, S(2, 3))}, 1, 2); }
-M(m_concat_none) { return iv_concat(g, NULL, 0, 0); }
-M(m_reshape) { return iv_reshape(g, in(g, S(4, 6)), S(5, -1)); }
-M(m_reshape_two) { return iv_reshape(g, in(g, S(4, 6)), S(-1, -1)); }
-M(m_reshape_rank) { return iv_reshape(g, in(g, S(1)), (iv_shape){7, {1}}); }
-M(m_broadcast) { return iv_broadcast(g, in(g, S(4, 6)), S(4, 7)); }
-M(m_broadcast_less) { return iv_broadcast(g, in(g, S(4, 6)), S(6)); }
-M(m_slice) { return iv_slice(g, in(g, S(4, 6)), 1, 3, 4); }
-M(m_slice_axis) { return iv_slice(g, in(g, S(4, 6)), -3, 0, 1); }
-M(m_slice_none) { return iv_slice(g, in(g, S(4, 6)), 0, 1, 0); }
-M(m_axes) { return iv_transpose(g, in(g, S(4, 6)), (int32_t[]){0, 0}); }
-M(m_mask) { return iv_sum(g, in(g, S(4, 6)), 4, false); }
-M(m_layernorm) { return iv_layernorm(g, in(g, S(4, 6)), in(g, S(6)), in(g, S(5)), 1e-5); }
-M(m_rmsnorm) { return iv_rmsnorm(g, in(g, S(4, 6)), ids(g, S(6)), 1e-5); }
-M(m_xent) { return iv_cross_entropy_rows(g, in(g, S(4, 6)), ids(g, S(5)), -1); }
-M(m_xent_float) { return iv_cross_entropy_rows(g, in(g, S(4, 6)), in(g, S(4)), -1); }
-M(m_embedding) { return iv_embedding(g, in(g, S(4, 6)), in(g, S(5))); }
-M(m_embedding_int) { return iv_embedding(g, ids(g, S(4, 6)), ids(g, S(5))); }
-M(m_attention) { return iv_attention(g, in(g, S(2, 5, 6)), in(g, S(2, 5, 8)), in(g, S(2, 5, 8)), 2, true, 0); }
-M(m_attention_kv) { return iv_attention(g, in(g, S(2, 5, 6)), in(g, S(2, 5, 6)), in(g, S(2, 4, 6)), 2, true, 0); }
-M(m_heads) { return iv_attention(g, in(g, S(2, 5, 6)), in(g, S(2, 5, 6)), in(g, S(2, 5, 6)), 4, true, 0); }
-M(m_attention_int) { return iv_attention(g, in(g, S(2, 5, 6)), in(g, S(2, 5, 6)), ids(g, S(2, 5, 6)), 2, true, 0); }
+M(m_add)
+{
+    return iv_add(g, in(g, S(3, 4)), in(g, S(5)));
+}
+M(m_mul)
+{
+    return iv_mul(g, in(g, S(2, 3, 4)), in(g, S(2, 1, 5)));
+}
+M(m_int)
+{
+    return iv_relu(g, ids(g, S(3)));
+}
+M(m_int2)
+{
+    return iv_add(g, in(g, S(3)), ids(g, S(3)));
+}
+M(m_inner)
+{
+    return iv_matmul(g, in(g, S(5, 7)), in(g, S(8, 3)), false, false);
+}
+M(m_inner_t)
+{
+    return iv_matmul(g, in(g, S(5, 7)), in(g, S(7, 3)), false, true);
+}
+M(m_batch)
+{
+    return iv_matmul(g, in(g, S(2, 5, 7)), in(g, S(3, 7, 4)), false, false);
+}
+M(m_ranks)
+{
+    return iv_matmul(g, in(g, S(2, 2, 5, 7)), in(g, S(2, 7, 4)), false, false);
+}
+M(m_vector)
+{
+    return iv_matmul(g, in(g, S(7)), in(g, S(7, 4)), false, false);
+}
+M(m_bias)
+{
+    return iv_linear(g, in(g, S(5, 7)), in(g, S(7, 3)), in(g, S(4)), false);
+}
+M(m_int_bias)
+{
+    return iv_linear(g, in(g, S(5, 7)), in(g, S(7, 3)), ids(g, S(3)), false);
+}
+M(m_concat)
+{
+    return iv_concat(g, (iv_value[]){in(g, S(2, 3)), in(g, S(3, 3))}, 2, 1);
+}
+M(m_concat_types)
+{
+    return iv_concat(g, (iv_value[]){in(g, S(2, 3)), ids(g, S(2, 3))}, 2, 1);
+}
+M(m_concat_axis)
+{
+    return iv_concat(g, (iv_value[]){in(g, S(2, 3))}, 1, 2);
+}
+M(m_concat_none)
+{
+    return iv_concat(g, NULL, 0, 0);
+}
+M(m_reshape)
+{
+    return iv_reshape(g, in(g, S(4, 6)), S(5, -1));
+}
+M(m_reshape_two)
+{
+    return iv_reshape(g, in(g, S(4, 6)), S(-1, -1));
+}
+M(m_reshape_rank)
+{
+    return iv_reshape(g, in(g, S(1)), (iv_shape){7, {1}});
+}
+M(m_broadcast)
+{
+    return iv_broadcast(g, in(g, S(4, 6)), S(4, 7));
+}
+M(m_broadcast_less)
+{
+    return iv_broadcast(g, in(g, S(4, 6)), S(6));
+}
+M(m_slice)
+{
+    return iv_slice(g, in(g, S(4, 6)), 1, 3, 4);
+}
+M(m_slice_axis)
+{
+    return iv_slice(g, in(g, S(4, 6)), -3, 0, 1);
+}
+M(m_slice_none)
+{
+    return iv_slice(g, in(g, S(4, 6)), 0, 1, 0);
+}
+M(m_axes)
+{
+    return iv_transpose(g, in(g, S(4, 6)), (int32_t[]){0, 0});
+}
+M(m_mask)
+{
+    return iv_sum(g, in(g, S(4, 6)), 4, false);
+}
+M(m_layernorm)
+{
+    return iv_layernorm(g, in(g, S(4, 6)), in(g, S(6)), in(g, S(5)), 1e-5);
+}
+M(m_rmsnorm)
+{
+    return iv_rmsnorm(g, in(g, S(4, 6)), ids(g, S(6)), 1e-5);
+}
+M(m_xent)
+{
+    return iv_cross_entropy_rows(g, in(g, S(4, 6)), ids(g, S(5)), -1);
+}
+M(m_xent_float)
+{
+    return iv_cross_entropy_rows(g, in(g, S(4, 6)), in(g, S(4)), -1);
+}
+M(m_embedding)
+{
+    return iv_embedding(g, in(g, S(4, 6)), in(g, S(5)));
+}
+M(m_embedding_int)
+{
+    return iv_embedding(g, ids(g, S(4, 6)), ids(g, S(5)));
+}
+M(m_attention)
+{
+    return iv_attention(g, in(g, S(2, 5, 6)), in(g, S(2, 5, 8)), in(g, S(2, 5, 8)), 2, true, 0);
+}
+M(m_attention_kv)
+{
+    return iv_attention(g, in(g, S(2, 5, 6)), in(g, S(2, 5, 6)), in(g, S(2, 4, 6)), 2, true, 0);
+}
+M(m_heads)
+{
+    return iv_attention(g, in(g, S(2, 5, 6)), in(g, S(2, 5, 6)), in(g, S(2, 5, 6)), 4, true, 0);
+}
+M(m_attention_int)
+{
+    return iv_attention(g, in(g, S(2, 5, 6)), in(g, S(2, 5, 6)), ids(g, S(2, 5, 6)), 2, true, 0);
+}
 static const iv_window window = {{3, 3}, {1, 1}, {0, 0}};
-M(m_conv) { return iv_conv2d(g, in(g, S(2, 3, 8, 8)), in(g, S(4, 2, 3, 3)), NULL, window, 1); }
-M(m_conv_groups) { return iv_conv2d(g, in(g, S(2, 4, 8, 8)), in(g, S(3, 2, 3, 3)), NULL, window, 2); }
-M(m_conv_big) { return iv_conv2d(g, in(g, S(2, 3, 2, 8)), in(g, S(4, 3, 3, 3)), NULL, window, 1); }
-M(m_conv_int) { return iv_conv2d(g, in(g, S(2, 3, 8, 8)), ids(g, S(4, 3, 3, 3)), NULL, window, 1); }
+M(m_conv)
+{
+    return iv_conv2d(g, in(g, S(2, 3, 8, 8)), in(g, S(4, 2, 3, 3)), NULL, window, 1);
+}
+M(m_conv_groups)
+{
+    return iv_conv2d(g, in(g, S(2, 4, 8, 8)), in(g, S(3, 2, 3, 3)), NULL, window, 2);
+}
+M(m_conv_big)
+{
+    return iv_conv2d(g, in(g, S(2, 3, 2, 8)), in(g, S(4, 3, 3, 3)), NULL, window, 1);
+}
+M(m_conv_int)
+{
+    return iv_conv2d(g, in(g, S(2, 3, 8, 8)), ids(g, S(4, 3, 3, 3)), NULL, window, 1);
+}
 M(m_conv_bias)
 {
     iv_value b = in(g, S(5));
     return iv_conv2d(g, in(g, S(2, 3, 8, 8)), in(g, S(4, 3, 3, 3)), &b, window, 1);
 }
-M(m_pool) { return iv_max_pool2d(g, in(g, S(2, 8, 8)), window); }
-M(m_pool_pad) { return iv_avg_pool2d(g, in(g, S(1, 2, 8, 8)), (iv_window){{3, 3}, {1, 1}, {2, 0}}); }
-M(m_pool_stride) { return iv_avg_pool2d(g, in(g, S(1, 2, 8, 8)), (iv_window){{3, 3}, {0, 1}, {0, 0}}); }
-M(m_cast) { return iv_cast(g, in(g, S(3)), IV_I32); }
-M(m_dropout) { return iv_dropout(g, in(g, S(3)), 1); }
-M(m_dropout_nan) { return iv_dropout(g, in(g, S(3)), 0.0 / 0.0); }
-M(m_zero) { return in(g, S(3, 0)); }
-M(m_huge) { return in(g, S(1 << 20, 1 << 20)); }
-M(m_grown) { return iv_broadcast(g, in(g, S(1)), S(1 << 20, 1 << 20)); }
-M(m_rank) { return in(g, (iv_shape){7, {1, 1, 1, 1, 1, 1}}); }
+M(m_pool)
+{
+    return iv_max_pool2d(g, in(g, S(2, 8, 8)), window);
+}
+M(m_pool_pad)
+{
+    return iv_avg_pool2d(g, in(g, S(1, 2, 8, 8)), (iv_window){{3, 3}, {1, 1}, {2, 0}});
+}
+M(m_pool_stride)
+{
+    return iv_avg_pool2d(g, in(g, S(1, 2, 8, 8)), (iv_window){{3, 3}, {0, 1}, {0, 0}});
+}
+M(m_cast)
+{
+    return iv_cast(g, in(g, S(3)), IV_I32);
+}
+M(m_dropout)
+{
+    return iv_dropout(g, in(g, S(3)), 1);
+}
+M(m_dropout_nan)
+{
+    return iv_dropout(g, in(g, S(3)), 0.0 / 0.0);
+}
+M(m_zero)
+{
+    return in(g, S(3, 0));
+}
+M(m_huge)
+{
+    return in(g, S(1 << 20, 1 << 20));
+}
+M(m_grown)
+{
+    return iv_broadcast(g, in(g, S(1)), S(1 << 20, 1 << 20));
+}
+M(m_rank)
+{
+    return in(g, (iv_shape){7, {1, 1, 1, 1, 1, 1}});
+}
 M(m_grains)
 {
     iv_graph_set_grains(g, 3);
@@ -126,8 +274,14 @@ M(m_outputs)
     for (int i = 0; i < 17; ++i) iv_graph_set_output(g, "y", in(g, S(3)));
     return in(g, S(3));
 }
-M(m_targets) { return iv_cross_entropy(g, in(g, S(4, 6)), iv_reshape(g, ids(g, S(4)), S(4)), -1); }
-M(m_other_graph) { return iv_add(g, in(g, S(3)), (iv_value){1000}); }
+M(m_targets)
+{
+    return iv_cross_entropy(g, in(g, S(4, 6)), iv_reshape(g, ids(g, S(4)), S(4)), -1);
+}
+M(m_other_graph)
+{
+    return iv_add(g, in(g, S(3)), (iv_value){1000});
+}
 #undef M
 
 static const struct {
@@ -204,8 +358,10 @@ static void test_mistakes(void **state)
             fail_msg("mistake %lld (%s): no error", (long long)i, mistakes[i].parts[0]);
         for (int k = 0; k < 4 && mistakes[i].parts[k]; ++k)
             if (!strstr(iv_error_message(), mistakes[i].parts[k]))
-                fail_msg("mistake %lld: \"%s\" does not contain \"%s\"", (long long)i, iv_error_message(), mistakes[i].parts[k]);
-        if (strchr(iv_error_message(), '\n')) fail_msg("more than one line: \"%s\"", iv_error_message());
+                fail_msg("mistake %lld: \"%s\" does not contain \"%s\"", (long long)i,
+                         iv_error_message(), mistakes[i].parts[k]);
+        if (strchr(iv_error_message(), '\n'))
+            fail_msg("more than one line: \"%s\"", iv_error_message());
         iv_graph_free(g);
     }
 }
@@ -223,16 +379,34 @@ static void test_poisoned(void **state)
     snprintf(first, sizeof(first), "%s", iv_error_message());
     int64_t nodes = g->n_nodes;
     iv_value more[] = {
-        iv_relu(g, bad), iv_add(g, x, bad), iv_relu(g, x), iv_matmul(g, bad, bad, true, false), iv_linear(g, bad, x, bad, false),
-        iv_reshape(g, bad, S(3)), iv_transpose(g, bad, (int32_t[]){0}), iv_slice(g, bad, -1, 0, 1), iv_concat(g, &bad, 1, -1),
-        iv_sum(g, bad, 0, false), iv_mean(g, bad, 1, true), iv_softmax(g, bad), iv_layernorm(g, bad, bad, bad, 1e-5),
-        iv_batchnorm(g, bad, bad, bad, bad, bad, 1e-5, 0.1, true), iv_batchnorm(g, bad, bad, bad, bad, bad, 1e-5, 0.1, false),
-        iv_embedding(g, bad, bad), iv_attention(g, bad, bad, bad, 0, true, 0), iv_conv2d(g, bad, bad, &bad, window, 1),
-        iv_max_pool2d(g, bad, window), iv_cross_entropy(g, bad, bad, -1), iv_dropout(g, bad, 0.5), iv_cast(g, bad, IV_BF16),
-        iv_input(g, "late", IV_F32, S(3)), iv_param(g, "late", S(3), zeros),
+        iv_relu(g, bad),
+        iv_add(g, x, bad),
+        iv_relu(g, x),
+        iv_matmul(g, bad, bad, true, false),
+        iv_linear(g, bad, x, bad, false),
+        iv_reshape(g, bad, S(3)),
+        iv_transpose(g, bad, (int32_t[]){0}),
+        iv_slice(g, bad, -1, 0, 1),
+        iv_concat(g, &bad, 1, -1),
+        iv_sum(g, bad, 0, false),
+        iv_mean(g, bad, 1, true),
+        iv_softmax(g, bad),
+        iv_layernorm(g, bad, bad, bad, 1e-5),
+        iv_batchnorm(g, bad, bad, bad, bad, bad, 1e-5, 0.1, true),
+        iv_batchnorm(g, bad, bad, bad, bad, bad, 1e-5, 0.1, false),
+        iv_embedding(g, bad, bad),
+        iv_attention(g, bad, bad, bad, 0, true, 0),
+        iv_conv2d(g, bad, bad, &bad, window, 1),
+        iv_max_pool2d(g, bad, window),
+        iv_cross_entropy(g, bad, bad, -1),
+        iv_dropout(g, bad, 0.5),
+        iv_cast(g, bad, IV_BF16),
+        iv_input(g, "late", IV_F32, S(3)),
+        iv_param(g, "late", S(3), zeros),
     };
     for (int64_t i = 0; i < IV_COUNT(more); ++i)
-        if (more[i].id != -1) fail_msg("value %lld after a mistake is %d", (long long)i, more[i].id);
+        if (more[i].id != -1)
+            fail_msg("value %lld after a mistake is %d", (long long)i, more[i].id);
     iv_graph_set_loss(g, bad);
     iv_graph_set_output(g, "y", bad);
     assert_int_equal(iv_value_shape(g, bad).rank, 0);
@@ -256,7 +430,8 @@ static void shape_is(iv_graph *g, iv_value v, const char *want, bool batch)
     if (v.id < 0) fail_msg("%s: %s", want, g->error);
     iv__shape_text(&s, text, sizeof(text));
     if (strcmp(text, want) != 0) fail_msg("shape %s, expected %s", text, want);
-    if (g->values[v.id].batch != batch) fail_msg("shape %s: %s samples", want, batch ? "does not know its" : "is not over");
+    if (g->values[v.id].batch != batch)
+        fail_msg("shape %s: %s samples", want, batch ? "does not know its" : "is not over");
 }
 
 static void test_shapes(void **state)
@@ -268,7 +443,8 @@ static void test_shapes(void **state)
     shape_is(g, iv_add(g, iv_param(g, "p", S(2, 1, 1, 5), zeros), x), "[2,4,3,5]", false);
     shape_is(g, iv_matmul(g, x, w, false, false), "[4,3,7]", true);
     shape_is(g, iv_matmul(g, x, x, true, false), "[4,5,5]", true);
-    shape_is(g, iv_matmul(g, iv_reshape(g, x, S(-1, 5)), iv_reshape(g, x, S(-1, 5)), true, false), "[5,5]", false);
+    shape_is(g, iv_matmul(g, iv_reshape(g, x, S(-1, 5)), iv_reshape(g, x, S(-1, 5)), true, false),
+             "[5,5]", false);
     shape_is(g, iv_transpose(g, x, (int32_t[]){0, -1, 1}), "[4,5,3]", true);
     shape_is(g, iv_transpose(g, x, (int32_t[]){1, 0, 2}), "[3,4,5]", false);
     shape_is(g, iv_slice(g, x, -1, 1, 2), "[4,3,2]", true);
@@ -342,7 +518,8 @@ static void test_differentiate(void **state)
     iv_graph_scope(g, "h.0");
     iv_value sign = iv__node_add(g, IV_OP_SIGN, &w, 1, NULL, NULL);
     iv_graph_set_loss(g, iv_sum(g, sign, 0, false));
-    FAILS(IV_UNSUPPORTED, "h.0.sign: sign has no gradient: piecewise constant", iv_graph_differentiate(g));
+    FAILS(IV_UNSUPPORTED, "h.0.sign: sign has no gradient: piecewise constant",
+          iv_graph_differentiate(g));
     iv_graph_free(g);
 
     /* Off the path from parameters to the loss it does not matter. */
@@ -358,8 +535,9 @@ static void test_differentiate(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_mistakes), cmocka_unit_test(test_poisoned), cmocka_unit_test(test_shapes),
-        cmocka_unit_test(test_names),    cmocka_unit_test(test_prune),    cmocka_unit_test(test_differentiate),
+        cmocka_unit_test(test_mistakes), cmocka_unit_test(test_poisoned),
+        cmocka_unit_test(test_shapes),   cmocka_unit_test(test_names),
+        cmocka_unit_test(test_prune),    cmocka_unit_test(test_differentiate),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -44,9 +44,18 @@ typedef long double wide;
 
 /* The kernels' functions are always inlined, so tables need functions around them. */
 #define WRAP(name)                                                                                 \
-    static f32 name##_f32(f32 x) { return iv_##name##_f(x); }                                      \
-    static f64 name##_f64(f64 x) { return iv_##name##_d(x); }                                      \
-    static wide name##_wide(wide x) { return WIDE(name)(x); }
+    static f32 name##_f32(f32 x)                                                                   \
+    {                                                                                              \
+        return iv_##name##_f(x);                                                                   \
+    }                                                                                              \
+    static f64 name##_f64(f64 x)                                                                   \
+    {                                                                                              \
+        return iv_##name##_d(x);                                                                   \
+    }                                                                                              \
+    static wide name##_wide(wide x)                                                                \
+    {                                                                                              \
+        return WIDE(name)(x);                                                                      \
+    }
 WRAP(exp)
 WRAP(log)
 WRAP(tanh)
@@ -67,7 +76,9 @@ typedef struct {
 
 static const subject subjects[] = {
 #define SUBJECT(n, lf, ld, lo, hi, hf, hd)                                                         \
-    {#n, n##_f32, n##_f64, n, n##_wide, lf, ld, lo, hi, hf, hd}
+    {                                                                                              \
+#n, n##_f32, n##_f64, n, n##_wide, lf, ld, lo, hi, hf, hd                                  \
+    }
     SUBJECT(exp, 0.90, 0.90, -746, 710, 0xcbd80187fcd44314u, 0x725c69f59fcec2c5u),
     SUBJECT(log, 0.89, 0.95, 0.2, 4, 0x50ba5fea0108bc05u, 0x2db83712a880271cu),
     SUBJECT(tanh, 1.42, 1.45, -20, 20, 0x5146ff46d34d3476u, 0xb805020619bc68acu),
@@ -157,8 +168,7 @@ static void note(worst *w, f64 ulp, f64 x, f64 y)
 static void report(const char *name, worst w, f64 limit)
 {
     print_message("%-7s %.4f ulp at %a %a (limit %g)\n", name, w.ulp, w.x, w.y, limit);
-    if (!(w.ulp <= limit))
-        fail_msg("%s: %g ulp at %a %a, limit %g", name, w.ulp, w.x, w.y, limit);
+    if (!(w.ulp <= limit)) fail_msg("%s: %g ulp at %a %a, limit %g", name, w.ulp, w.x, w.y, limit);
 }
 
 static void test_error_f32(void **state)
@@ -240,33 +250,60 @@ static void test_special(void **state)
         f64 x, want;
     } t[] = {
 #define CASE(n, x, want) {#n, n##_f32, n##_f64, x, want}
-        CASE(exp, 0.0, 1.0),             CASE(exp, -0.0, 1.0),
-        CASE(exp, INFINITY, INFINITY),   CASE(exp, -INFINITY, 0.0),
-        CASE(exp, 1e30, INFINITY),       CASE(exp, -1e30, 0.0),
-        CASE(exp, NAN, NAN),             CASE(exp, -NAN, NAN),
-        CASE(exp, 0x1p-140, 1.0),        CASE(exp, 711.0, INFINITY),
-        CASE(exp, -747.0, 0.0),          CASE(log, 0.0, -INFINITY),
-        CASE(log, -0.0, -INFINITY),      CASE(log, 1.0, 0.0),
-        CASE(log, INFINITY, INFINITY),   CASE(log, -INFINITY, NAN),
-        CASE(log, -1.0, NAN),            CASE(log, -0x1p-149, NAN),
-        CASE(log, NAN, NAN),             CASE(log, -NAN, NAN),
-        CASE(tanh, 0.0, 0.0),            CASE(tanh, -0.0, -0.0),
-        CASE(tanh, INFINITY, 1.0),       CASE(tanh, -INFINITY, -1.0),
-        CASE(tanh, 0x1p-149, 0x1p-149),  CASE(tanh, -0x1p-149, -0x1p-149),
-        CASE(tanh, 1e30, 1.0),           CASE(tanh, -1e30, -1.0),
-        CASE(tanh, NAN, NAN),            CASE(tanh, -NAN, NAN),
-        CASE(erf, 0.0, 0.0),             CASE(erf, -0.0, -0.0),
-        CASE(erf, INFINITY, 1.0),        CASE(erf, -INFINITY, -1.0),
-        CASE(erf, 1e30, 1.0),            CASE(erf, -1e30, -1.0),
-        CASE(erf, NAN, NAN),             CASE(erf, -NAN, NAN),
-        CASE(sin, 0.0, 0.0),             CASE(sin, -0.0, -0.0),
-        CASE(sin, 0x1p-149, 0x1p-149),   CASE(sin, -0x1p-149, -0x1p-149),
-        CASE(sin, INFINITY, NAN),        CASE(sin, -INFINITY, NAN),
-        CASE(sin, NAN, NAN),             CASE(sin, -NAN, NAN),
-        CASE(cos, 0.0, 1.0),             CASE(cos, -0.0, 1.0),
-        CASE(cos, 0x1p-149, 1.0),        CASE(cos, -0x1p-149, 1.0),
-        CASE(cos, INFINITY, NAN),        CASE(cos, -INFINITY, NAN),
-        CASE(cos, NAN, NAN),             CASE(cos, -NAN, NAN),
+        CASE(exp, 0.0, 1.0),
+        CASE(exp, -0.0, 1.0),
+        CASE(exp, INFINITY, INFINITY),
+        CASE(exp, -INFINITY, 0.0),
+        CASE(exp, 1e30, INFINITY),
+        CASE(exp, -1e30, 0.0),
+        CASE(exp, NAN, NAN),
+        CASE(exp, -NAN, NAN),
+        CASE(exp, 0x1p-140, 1.0),
+        CASE(exp, 711.0, INFINITY),
+        CASE(exp, -747.0, 0.0),
+        CASE(log, 0.0, -INFINITY),
+        CASE(log, -0.0, -INFINITY),
+        CASE(log, 1.0, 0.0),
+        CASE(log, INFINITY, INFINITY),
+        CASE(log, -INFINITY, NAN),
+        CASE(log, -1.0, NAN),
+        CASE(log, -0x1p-149, NAN),
+        CASE(log, NAN, NAN),
+        CASE(log, -NAN, NAN),
+        CASE(tanh, 0.0, 0.0),
+        CASE(tanh, -0.0, -0.0),
+        CASE(tanh, INFINITY, 1.0),
+        CASE(tanh, -INFINITY, -1.0),
+        CASE(tanh, 0x1p-149, 0x1p-149),
+        CASE(tanh, -0x1p-149, -0x1p-149),
+        CASE(tanh, 1e30, 1.0),
+        CASE(tanh, -1e30, -1.0),
+        CASE(tanh, NAN, NAN),
+        CASE(tanh, -NAN, NAN),
+        CASE(erf, 0.0, 0.0),
+        CASE(erf, -0.0, -0.0),
+        CASE(erf, INFINITY, 1.0),
+        CASE(erf, -INFINITY, -1.0),
+        CASE(erf, 1e30, 1.0),
+        CASE(erf, -1e30, -1.0),
+        CASE(erf, NAN, NAN),
+        CASE(erf, -NAN, NAN),
+        CASE(sin, 0.0, 0.0),
+        CASE(sin, -0.0, -0.0),
+        CASE(sin, 0x1p-149, 0x1p-149),
+        CASE(sin, -0x1p-149, -0x1p-149),
+        CASE(sin, INFINITY, NAN),
+        CASE(sin, -INFINITY, NAN),
+        CASE(sin, NAN, NAN),
+        CASE(sin, -NAN, NAN),
+        CASE(cos, 0.0, 1.0),
+        CASE(cos, -0.0, 1.0),
+        CASE(cos, 0x1p-149, 1.0),
+        CASE(cos, -0x1p-149, 1.0),
+        CASE(cos, INFINITY, NAN),
+        CASE(cos, -INFINITY, NAN),
+        CASE(cos, NAN, NAN),
+        CASE(cos, -NAN, NAN),
     };
     for (size_t i = 0; i < COUNT(t); ++i)
         expect(t[i].name, t[i].x, 0, t[i].want, t[i].f((f32)t[i].x), t[i].d(t[i].x));
@@ -277,25 +314,63 @@ static void test_special_pow(void **state)
     (void)state;
     static const f64 t[][3] = {
         /* x, y, x^y: C99 F.9.4.4 in its order, then exact powers */
-        {0.0, -3, INFINITY},         {-0.0, -3, -INFINITY},      {0.0, -2, INFINITY},
-        {-0.0, -2, INFINITY},        {-0.0, -2.5, INFINITY},     {-0.0, -INFINITY, INFINITY},
-        {0.0, 3, 0.0},               {-0.0, 3, -0.0},            {-0.0, 2, 0.0},
-        {-0.0, 2.5, 0.0},            {-1, INFINITY, 1},          {-1, -INFINITY, 1},
-        {1, 7, 1},                   {1, NAN, 1},                {1, INFINITY, 1},
-        {NAN, 0.0, 1},               {NAN, -0.0, 1},             {INFINITY, 0.0, 1},
-        {-8, 0.5, NAN},              {-8, -1.5, NAN},            {0.5, -INFINITY, INFINITY},
-        {-0.5, -INFINITY, INFINITY}, {2, -INFINITY, 0.0},        {-2, -INFINITY, 0.0},
-        {0.5, INFINITY, 0.0},        {2, INFINITY, INFINITY},    {-INFINITY, -3, -0.0},
-        {-INFINITY, -2, 0.0},        {-INFINITY, -2.5, 0.0},     {-INFINITY, 3, -INFINITY},
-        {-INFINITY, 2, INFINITY},    {-INFINITY, 2.5, INFINITY}, {INFINITY, -1, 0.0},
-        {INFINITY, 1, INFINITY},     {NAN, 1, NAN},              {2, NAN, NAN},
-        {NAN, NAN, NAN},             {-NAN, 2, NAN},             {2, 10, 1024},
-        {-2, 3, -8},                 {-2, 4, 16},                {2, -149, 0x1p-149},
-        {2, 127, 0x1p127},           {2, 1e30, INFINITY},        {0.5, 1e30, 0.0},
-        {-2, 16777215, -INFINITY},   {-1, 1e30, 1},              {-1, 16777215, -1},
-        {3, 4, 81},                  {9, 0.5, 3},                {2, 0x1p-149, 1},
-        {1e30, 1e38, INFINITY},      {0x1p-149, 1, 0x1p-149},    {-0x1p-149, 1, -0x1p-149},
-        {1e-30, 1e38, 0.0},          {1e-30, -1e38, INFINITY},   {-5, 0.0, 1},
+        {0.0, -3, INFINITY},
+        {-0.0, -3, -INFINITY},
+        {0.0, -2, INFINITY},
+        {-0.0, -2, INFINITY},
+        {-0.0, -2.5, INFINITY},
+        {-0.0, -INFINITY, INFINITY},
+        {0.0, 3, 0.0},
+        {-0.0, 3, -0.0},
+        {-0.0, 2, 0.0},
+        {-0.0, 2.5, 0.0},
+        {-1, INFINITY, 1},
+        {-1, -INFINITY, 1},
+        {1, 7, 1},
+        {1, NAN, 1},
+        {1, INFINITY, 1},
+        {NAN, 0.0, 1},
+        {NAN, -0.0, 1},
+        {INFINITY, 0.0, 1},
+        {-8, 0.5, NAN},
+        {-8, -1.5, NAN},
+        {0.5, -INFINITY, INFINITY},
+        {-0.5, -INFINITY, INFINITY},
+        {2, -INFINITY, 0.0},
+        {-2, -INFINITY, 0.0},
+        {0.5, INFINITY, 0.0},
+        {2, INFINITY, INFINITY},
+        {-INFINITY, -3, -0.0},
+        {-INFINITY, -2, 0.0},
+        {-INFINITY, -2.5, 0.0},
+        {-INFINITY, 3, -INFINITY},
+        {-INFINITY, 2, INFINITY},
+        {-INFINITY, 2.5, INFINITY},
+        {INFINITY, -1, 0.0},
+        {INFINITY, 1, INFINITY},
+        {NAN, 1, NAN},
+        {2, NAN, NAN},
+        {NAN, NAN, NAN},
+        {-NAN, 2, NAN},
+        {2, 10, 1024},
+        {-2, 3, -8},
+        {-2, 4, 16},
+        {2, -149, 0x1p-149},
+        {2, 127, 0x1p127},
+        {2, 1e30, INFINITY},
+        {0.5, 1e30, 0.0},
+        {-2, 16777215, -INFINITY},
+        {-1, 1e30, 1},
+        {-1, 16777215, -1},
+        {3, 4, 81},
+        {9, 0.5, 3},
+        {2, 0x1p-149, 1},
+        {1e30, 1e38, INFINITY},
+        {0x1p-149, 1, 0x1p-149},
+        {-0x1p-149, 1, -0x1p-149},
+        {1e-30, 1e38, 0.0},
+        {1e-30, -1e38, INFINITY},
+        {-5, 0.0, 1},
     };
     for (size_t i = 0; i < COUNT(t); ++i) {
         const f64 x = t[i][0], y = t[i][1];
@@ -384,10 +459,10 @@ static void test_bits(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_special),   cmocka_unit_test(test_special_pow),
+        cmocka_unit_test(test_special),    cmocka_unit_test(test_special_pow),
         cmocka_unit_test(test_range_ends), cmocka_unit_test(test_bits),
-        cmocka_unit_test(test_error_f32), cmocka_unit_test(test_error_f64),
-        cmocka_unit_test(test_error_pow), cmocka_unit_test(test_reduction),
+        cmocka_unit_test(test_error_f32),  cmocka_unit_test(test_error_f64),
+        cmocka_unit_test(test_error_pow),  cmocka_unit_test(test_reduction),
     };
     return cmocka_run_group_tests_name("math", tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
-/* test_memplan.c: the placement of temporaries: what is live at the same time never overlaps, places
- * are aligned, sharing happens, and the same places come out every time. */
+/* test_memplan.c: the placement of temporaries: what is live at the same time never overlaps,
+ * places are aligned, sharing happens, and the same places come out every time. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -36,18 +36,26 @@ static void check(const iv__place *p, int64_t n, int64_t end, int64_t unshared)
         all += aligned(p[i].bytes);
         for (int32_t s = p[i].first; s <= p[i].last; ++s) live[s] += p[i].bytes;
         if (p[i].offset < 0 || p[i].offset % ALIGN != 0 || p[i].offset + p[i].bytes > end)
-            fail_msg("place %lld: %lld bytes at %lld of %lld", (long long)i, (long long)p[i].bytes, (long long)p[i].offset, (long long)end);
+            fail_msg("place %lld: %lld bytes at %lld of %lld", (long long)i, (long long)p[i].bytes,
+                     (long long)p[i].offset, (long long)end);
         for (int64_t k = 0; k < i; ++k) {
             bool together = counts(&p[k]) && p[i].first <= p[k].last && p[k].first <= p[i].last;
-            if (together && p[i].offset < p[k].offset + p[k].bytes && p[k].offset < p[i].offset + p[i].bytes)
-                fail_msg("%lld (%lld bytes at %lld, steps %d-%d) overlaps %lld (%lld bytes at %lld, steps %d-%d)", (long long)i,
-                         (long long)p[i].bytes, (long long)p[i].offset, p[i].first, p[i].last, (long long)k, (long long)p[k].bytes,
-                         (long long)p[k].offset, p[k].first, p[k].last);
+            if (together && p[i].offset < p[k].offset + p[k].bytes &&
+                p[k].offset < p[i].offset + p[i].bytes)
+                fail_msg("%lld (%lld bytes at %lld, steps %d-%d) overlaps %lld (%lld bytes at "
+                         "%lld, steps %d-%d)",
+                         (long long)i, (long long)p[i].bytes, (long long)p[i].offset, p[i].first,
+                         p[i].last, (long long)k, (long long)p[k].bytes, (long long)p[k].offset,
+                         p[k].first, p[k].last);
         }
     }
-    if (unshared != all || end > all) fail_msg("%lld bytes, %lld without sharing, expected %lld", (long long)end, (long long)unshared, (long long)all);
+    if (unshared != all || end > all)
+        fail_msg("%lld bytes, %lld without sharing, expected %lld", (long long)end,
+                 (long long)unshared, (long long)all);
     for (int s = 0; s < STEPS; ++s)
-        if (live[s] > end) fail_msg("step %d has %lld live bytes, the arena %lld", s, (long long)live[s], (long long)end);
+        if (live[s] > end)
+            fail_msg("step %d has %lld live bytes, the arena %lld", s, (long long)live[s],
+                     (long long)end);
 }
 
 /* Random lives and sizes; equal sizes, empty places and those of other arenas among them. */
@@ -76,7 +84,8 @@ static void test_random(void **unused)
         int64_t end = iv__memplan(p, n, &unshared);
         check(p, n, end, unshared);
         for (int64_t i = 0; i < n; ++i)
-            if (p[i].arena != IV_ARENA_TEMP && p[i].offset != -77) fail_msg("place %lld is not temporary and was moved", (long long)i);
+            if (p[i].arena != IV_ARENA_TEMP && p[i].offset != -77)
+                fail_msg("place %lld is not temporary and was moved", (long long)i);
         assert_int_equal(iv__memplan(again, n, &same), end);
         assert_memory_equal(p, again, (size_t)n * sizeof(*p));
     }
@@ -88,7 +97,8 @@ static void test_chain(void **unused)
     (void)unused;
     iv__place p[STEPS - 1];
     int64_t unshared;
-    for (int32_t i = 0; i < STEPS - 1; ++i) p[i] = (iv__place){.arena = IV_ARENA_TEMP, .bytes = 1000, .first = i, .last = i + 1};
+    for (int32_t i = 0; i < STEPS - 1; ++i)
+        p[i] = (iv__place){.arena = IV_ARENA_TEMP, .bytes = 1000, .first = i, .last = i + 1};
     assert_int_equal(iv__memplan(p, STEPS - 1, &unshared), 2 * 1024);
     assert_int_equal(unshared, (STEPS - 1) * 1024);
 }

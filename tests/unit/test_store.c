@@ -1,5 +1,5 @@
-/* test_store.c: the arenas of a run: where parameters lie, their initial values, lowered copies, and the
- * hash. */
+/* test_store.c: the arenas of a run: where parameters lie, their initial values, lowered copies,
+ * and the hash. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -75,10 +75,14 @@ static void test_layout(void **state)
         at += (s->params[i].count + 63) / 64 * 64;
     }
     assert_int_equal(s->param_elems, at);
-    const iv__memory *like_params[] = {&s->param_mem, &s->grad_mem, &s->moment_mem[0], &s->moment_mem[1]};
-    for (int64_t i = 0; i < IV_COUNT(like_params); ++i) assert_int_equal(like_params[i]->bytes, 4 * at);
-    static const char *const names[] = {"normal", "ones", "scalar", "uniform"}; /* in the order of names */
-    for (int64_t i = 0; i < 4; ++i) assert_int_equal(iv__store_find(s->params, s->n_params, names[i]), i);
+    const iv__memory *like_params[] = {&s->param_mem, &s->grad_mem, &s->moment_mem[0],
+                                       &s->moment_mem[1]};
+    for (int64_t i = 0; i < IV_COUNT(like_params); ++i)
+        assert_int_equal(like_params[i]->bytes, 4 * at);
+    static const char *const names[] = {"normal", "ones", "scalar",
+                                        "uniform"}; /* in the order of names */
+    for (int64_t i = 0; i < 4; ++i)
+        assert_int_equal(iv__store_find(s->params, s->n_params, names[i]), i);
     assert_int_equal(iv__store_find(s->params, s->n_params, "one"), -1);
     iv__store_free(s);
     iv__store_free(NULL);
@@ -93,7 +97,8 @@ static void test_groups(void **state)
         uint8_t *groups = read_all(&s->group_mem);
         for (int64_t i = 0; i < s->param_elems / 64; ++i) {
             bool want = all || i < (BIG + 63) / 64; /* "normal", the only matrix, comes first */
-            if ((groups[i] & 1) != want) fail_msg("group %lld is %d, expected %d", (long long)i, groups[i], want);
+            if ((groups[i] & 1) != want)
+                fail_msg("group %lld is %d, expected %d", (long long)i, groups[i], want);
         }
         free(groups);
         iv__store_free(s);
@@ -113,23 +118,29 @@ static void moments(const double *x, int64_t n, double *mean, double *deviation)
 static void test_initial(void **state)
 {
     (void)state;
-    iv__store *s = make(IV_F64, 1, false, false), *narrow = make(IV_F32, 1, false, false), *other = make(IV_F64, 2, false, false);
+    iv__store *s = make(IV_F64, 1, false, false), *narrow = make(IV_F32, 1, false, false),
+              *other = make(IV_F64, 2, false, false);
     double *x = read_all(&s->param_mem), *y = read_all(&other->param_mem), mean, deviation;
     float *f = read_all(&narrow->param_mem), *grad = read_all(&narrow->grad_mem);
     for (int64_t i = 0; i < s->param_elems; ++i)
-        if (x[i] != (double)f[i] || grad[i] != 0) fail_msg("element %lld is %g in f64, %g in f32, its gradient %g", (long long)i, x[i], (double)f[i], (double)grad[i]);
+        if (x[i] != (double)f[i] || grad[i] != 0)
+            fail_msg("element %lld is %g in f64, %g in f32, its gradient %g", (long long)i, x[i],
+                     (double)f[i], (double)grad[i]);
     moments(x, BIG, &mean, &deviation);
-    if (fabs(mean) > 5 * 0.5 / sqrt(BIG) || fabs(deviation - 0.5) > 5 * 0.5 / sqrt(2.0 * BIG)) fail_msg("normal: mean %g, deviation %g", mean, deviation);
+    if (fabs(mean) > 5 * 0.5 / sqrt(BIG) || fabs(deviation - 0.5) > 5 * 0.5 / sqrt(2.0 * BIG))
+        fail_msg("normal: mean %g, deviation %g", mean, deviation);
     const double *u = x + s->params[3].offset;
     moments(u, BIG, &mean, &deviation);
-    if (fabs(mean) > 5 * 2 / sqrt(3.0 * BIG) || fabs(deviation - 2 / sqrt(3)) > 0.02) fail_msg("uniform: mean %g, deviation %g", mean, deviation);
+    if (fabs(mean) > 5 * 2 / sqrt(3.0 * BIG) || fabs(deviation - 2 / sqrt(3)) > 0.02)
+        fail_msg("uniform: mean %g, deviation %g", mean, deviation);
     int64_t equal = 0;
     for (int64_t i = 0; i < BIG; ++i) {
         assert_true(u[i] >= -2 && u[i] < 2);
         equal += x[i] == y[i];
     }
     if (equal > 5) fail_msg("%lld values do not depend on the seed", (long long)equal);
-    for (int64_t i = 0; i < 128; ++i) assert_true(x[s->params[1].offset + i] == (i < 65)); /* ones, then the gap */
+    for (int64_t i = 0; i < 128; ++i)
+        assert_true(x[s->params[1].offset + i] == (i < 65)); /* ones, then the gap */
     free(x);
     free(y);
     free(f);
@@ -151,7 +162,8 @@ static void test_lowered(void **state)
         float *x = read_all(&s->param_mem);
         uint16_t *low = read_all(&s->lowered_mem);
         for (int64_t i = 0; i < s->param_elems; ++i)
-            if (low[i] != iv_to_bf16(x[i])) fail_msg("element %lld: %a is lowered to %04x", (long long)i, (double)x[i], low[i]);
+            if (low[i] != iv_to_bf16(x[i]))
+                fail_msg("element %lld: %a is lowered to %04x", (long long)i, (double)x[i], low[i]);
         for (int64_t i = 0; i < s->param_elems; ++i) x[i] = -3 * x[i];
         WORKS(iv__device_write(device, iv__memory_range(&s->param_mem, 0, s->param_mem.bytes), x));
         WORKS(iv__store_lower(s));
@@ -165,7 +177,8 @@ static void test_lowered(void **state)
 static void test_hash(void **state)
 {
     (void)state;
-    iv__store *a = make(IV_F32, 1, false, false), *b = make(IV_F32, 1, false, false), *c = make(IV_F32, 2, false, false);
+    iv__store *a = make(IV_F32, 1, false, false), *b = make(IV_F32, 1, false, false),
+              *c = make(IV_F32, 2, false, false);
     char ha[33], hb[33], hc[33], hm[33];
     WORKS(iv__store_hash(a, false, ha));
     WORKS(iv__store_hash(b, false, hb));
@@ -200,8 +213,9 @@ static void test_hash(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_layout),  cmocka_unit_test(test_groups), cmocka_unit_test(test_initial),
-        cmocka_unit_test(test_lowered), cmocka_unit_test(test_hash),
+        cmocka_unit_test(test_layout),  cmocka_unit_test(test_groups),
+        cmocka_unit_test(test_initial), cmocka_unit_test(test_lowered),
+        cmocka_unit_test(test_hash),
     };
     return cmocka_run_group_tests(tests, open_it, close_it);
 }

@@ -166,7 +166,7 @@ static void test_open_again(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_item_once), cmocka_unit_test(test_loops_are_ordered),
+        cmocka_unit_test(test_every_item_once),    cmocka_unit_test(test_loops_are_ordered),
         cmocka_unit_test(test_nested_runs_inline), cmocka_unit_test(test_two_callers),
         cmocka_unit_test(test_open_again),
     };
