@@ -1,23 +1,18 @@
 /* math.h: exp log tanh erf sin cos pow of the numerics contract, in f32 and f64.
  *
- * A vendor's libm differs from the next one in the last bits, so a run that used them would
- * depend on the device.  These functions are built from exactly rounded operations (+ - * /
- * fma), comparisons, conversions and integer code in one fixed order.  So each has the same
- * bits on every compiler and device.  They are text of the portable dialect: include portable.h
- * before (not repeated here, because on devices the two texts are concatenated), and never put
- * kernels/ itself on an include path, where this file would hide the C library's <math.h>.
+ * A vendor's libm differs from the next one in the last bits, so a run that used them would depend on
+ * the device.  These functions are built from exactly rounded operations (+ - * / fma), comparisons,
+ * conversions and integer code in one fixed order: the same bits on every compiler and device.  They are
+ * text of the portable dialect: include portable.h before (not repeated here, because on devices the
+ * two texts are concatenated), and never put kernels/ itself on an include path, where this file would
+ * hide the C library's <math.h>.
  *
- * exp, log, tanh and erf have no branch: every case is computed and then selected, so that
- * loops over them become vector code.  sin, cos and pow may branch or cost more.
- *
- * Common points: every NaN result is the quiet NaN 0x7fc00000 (0x7ff8000000000000), whatever
- * payload came in, since payloads are not portable.  Rounding to an integer is done by adding
- * 1.5 * 2^23 (2^52), after which the low mantissa bits hold the integer; it is defined for NaN
- * too, unlike a conversion.  The polynomials are our own weighted minimax fits (Remez or Lawson
- * iteration, coefficients rounded one by one from the lowest and the rest refitted).  Errors in
- * ulp were measured over all f32 arguments (sin and cos: all x >= 0, the others by symmetry; pow:
- * 12 million pairs) and on 12 million f64 arguments against __float128, and rounded up;
- * tests/unit/test_math.c repeats a sample and pins the bits.
+ * exp, log, tanh and erf have no branch: every case is computed and then selected, so that loops over
+ * them become vector code.  sin, cos and pow may branch or cost more.  Every NaN result is the quiet NaN 0x7fc00000 (0x7ff8000000000000).  Rounding to an integer is done by
+ * adding 1.5 * 2^23 (2^52), after which the low mantissa bits hold it; that is defined for NaN too.  The
+ * polynomials are our own weighted minimax fits.  Errors in ulp were measured over all f32 arguments (sin
+ * and cos: x >= 0; pow: 12 million pairs) and on 12 million f64 arguments against __float128, and rounded
+ * up; tests/unit/test_math.c repeats a sample and pins the bits.
  */
 #ifndef IV_MATH_H
 #define IV_MATH_H
@@ -482,17 +477,19 @@ IV_FN f64 iv_erf_d(f64 x)
     return x != x ? IV_NAN64_ : IV_AS_F64(IV_AS_U64(v) | sign);
 }
 
-/* a >= 0 modulo pi/2 into *out_r; returns the quadrant.  Cody and Waite under 2^20. */
+/* a in [0, 2^20) modulo pi/2 into *out_r; returns the quadrant (Cody and Waite).  No branch. */
+IV_FN u32 iv_trig_near_d(f64 a, f64 *out_r)
+{
+    const f64 t = IV_FMA64(a, 0.63661977236758138, IV_MAGIC64_);
+    const f64 k = t - IV_MAGIC64_;
+    const f64 r = IV_FMA64(-k, 6.123233995736766e-17, IV_FMA64(-k, 1.5707963267948966, a));
+    *out_r = IV_FMA64(k, 1.4973849048591698e-33, r);
+    return (u32)IV_AS_U64(t) & 3u;
+}
+/* The same for any a >= 0. */
 IV_FN u32 iv_trig_reduce_d(f64 a, f64 *out_r)
 {
-    if (a < 1048576.0) {
-        const f64 t = IV_FMA64(a, 0.63661977236758138, IV_MAGIC64_);
-        const f64 k = t - IV_MAGIC64_;
-        f64 r = IV_FMA64(-k, 1.5707963267948966, a);
-        r = IV_FMA64(-k, 6.123233995736766e-17, r);
-        *out_r = IV_FMA64(k, 1.4973849048591698e-33, r);
-        return (u32)IV_AS_U64(t) & 3u;
-    }
+    if (a < 1048576.0) return iv_trig_near_d(a, out_r);
     const u64 u = IV_AS_U64(a);
     u64 r;
     u32 n, neg;
@@ -503,13 +500,9 @@ IV_FN u32 iv_trig_reduce_d(f64 a, f64 *out_r)
     return quadrant;
 }
 
-/* As iv_sin_turn_f. */
-IV_FN f64 iv_sin_turn_d(f64 x, u32 turn, u64 sign)
+/* The sine of r + quadrant pi/2, with `sign` (a sign bit) turned.  No branch. */
+IV_FN f64 iv_sin_quadrant_d(f64 r, u32 quadrant, u64 sign)
 {
-    const f64 a = IV_ABS64_(x);
-    if (!(a < IV_INF64_)) return IV_NAN64_;
-    f64 r;
-    const u32 quadrant = iv_trig_reduce_d(a, &r) + turn;
     const f64 z = r * r;
     f64 s = IV_FMA64(1.5895861129630061e-10, z, -2.5050741047207258e-8);
     s = iv_horner3_d(s, z, 2.7557313575297313e-6, -0.00019841269829442749, 0.0083333333333219066);
@@ -520,6 +513,13 @@ IV_FN f64 iv_sin_turn_d(f64 x, u32 turn, u64 sign)
     c = iv_horner3_d(c, z, 0.041666666666666595, -0.5, 1.0);
     const f64 v = (quadrant & 1u) ? c : s;
     return IV_AS_F64(IV_AS_U64(v) ^ ((u64)(quadrant & 2u) << 62) ^ sign);
+}
+/* As iv_sin_turn_f. */
+IV_FN f64 iv_sin_turn_d(f64 x, u32 turn, u64 sign)
+{
+    f64 r;
+    if (!(IV_ABS64_(x) < IV_INF64_)) return IV_NAN64_;
+    return iv_sin_quadrant_d(r, iv_trig_reduce_d(IV_ABS64_(x), &r) + turn, sign);
 }
 
 /* Sine of any f64 x in radians; NaN at infinity; keeps the sign of zero.  Max error 1.55 ulp. */

@@ -51,8 +51,8 @@ static iv_status collect(const iv_graph *g, iv__role role, bool summands, int64_
     return IV_OK;
 }
 
-/* Normal numbers by Box and Muller from two uniforms; exactly rounded operations only, in f64, then
- * rounded to f32, so that every device and type starts from the same values. */
+/* ---- initial values: kernels/init.k, or the same arithmetic here for devices without f64 ---- */
+
 static double normal(uint64_t seed, uint32_t stream, uint64_t i)
 {
     uint64_t pair = i / 2;
@@ -62,38 +62,61 @@ static double normal(uint64_t seed, uint32_t stream, uint64_t i)
     return (double)(float)(r * (i % 2 ? iv_sin_d(a) : iv_cos_d(a)));
 }
 
-static double initial(const iv__slot *s, int64_t index, uint64_t seed, int64_t i)
+double iv__initial_value(iv_init init, uint64_t seed, uint32_t stream, uint64_t i)
 {
-    uint32_t stream = (uint32_t)(IV__STREAM_INIT + (index << 8));
-    switch (s->init.kind) {
+    switch (init.kind) {
     case IV_INIT_ONES: return 1;
-    case IV_INIT_NORMAL: return (double)(float)(s->init.scale * normal(seed, stream, (uint64_t)i));
-    case IV_INIT_UNIFORM:
-        return (double)(float)(s->init.scale * (2.0 * (double)iv_uniform(iv_random_u32(
-                                                          seed, stream, 0, (uint64_t)i)) -
-                                                1.0));
+    case IV_INIT_NORMAL: return (double)(float)(init.scale * normal(seed, stream, i));
+    case IV_INIT_UNIFORM: {
+        double u = (double)iv_uniform(iv_random_u32(seed, stream, 0, i));
+        return (double)(float)(init.scale * (2.0 * u - 1.0));
+    }
     case IV_INIT_ZEROS: break;
     }
     return 0;
 }
 
-static iv_status fill_slots(iv__store *st, const iv__slot *slots, int64_t n, const iv__memory *mem,
-                            int64_t elems, uint64_t seed)
+static iv_status fill_from_host(iv__store *st, const iv__slot *s, iv_buffer to, uint64_t seed,
+                                uint32_t stream)
 {
-    size_t b = iv_dtype_bytes(st->type);
     char *host;
-    IV_TRY(iv__calloc(elems, b, "initial values", &host));
-    for (int64_t k = 0; k < n; ++k)
-        for (int64_t i = 0; i < slots[k].count; ++i) {
-            double x = initial(&slots[k], k, seed, i);
-            if (st->type == IV_F64) ((double *)host)[slots[k].offset + i] = x;
-            else ((float *)host)[slots[k].offset + i] = (float)x;
-        }
-    iv_status s =
-        elems ? iv__device_write(st->device, iv__memory_range(mem, 0, elems * (int64_t)b), host)
-              : IV_OK;
+    IV_TRY(iv__calloc(s->count, iv_dtype_bytes(st->type), "initial values", &host));
+    for (int64_t i = 0; i < s->count; ++i) {
+        double x = iv__initial_value(s->init, seed, stream, (uint64_t)i);
+        if (st->type == IV_F64) ((double *)host)[i] = x;
+        else ((float *)host)[i] = (float)x;
+    }
+    iv_status status = iv__device_write(st->device, to, host);
     free(host);
-    return s;
+    return status;
+}
+
+static iv_status fill_slot(iv__store *st, const iv__slot *s, const iv__memory *mem, uint64_t seed,
+                           uint32_t stream)
+{
+    enum { BLOCK = 4096 }; /* elements of a group of kernels/init.k */
+    const char *name = s->init.kind == IV_INIT_NORMAL    ? "init_normal"
+                       : s->init.kind == IV_INIT_UNIFORM ? "init_uniform"
+                                                         : NULL;
+    iv_buffer to = iv__slot_range(mem, s, st->type);
+    void *kernel;
+    if (s->init.kind == IV_INIT_ZEROS) return IV_OK; /* memories start so */
+    if (!name || !st->device->info.has_f64) return fill_from_host(st, s, to, seed, stream);
+    IV_TRY(iv__device_kernel(st->device, "init", name, st->type == IV_F64 ? "dd" : "ff", &kernel));
+    iv_launch l = {.buf = {to},
+                   .n_bufs = 1,
+                   .groups = (s->count + BLOCK - 1) / BLOCK,
+                   .n = {s->count, (int64_t)seed, stream},
+                   .f = {s->init.scale}};
+    return st->device->vt->launch(st->device->queue, kernel, &l);
+}
+
+static iv_status fill_slots(iv__store *st, const iv__slot *slots, int64_t n, const iv__memory *mem,
+                            uint64_t seed)
+{
+    for (int64_t k = 0; k < n; ++k)
+        IV_TRY(fill_slot(st, &slots[k], mem, seed, (uint32_t)(IV__STREAM_INIT + (k << 8))));
+    return st->device->vt->sync(st->device->queue);
 }
 
 static iv_status fill_groups(iv__store *st, bool decay_all)
@@ -140,8 +163,8 @@ static iv_status make_arenas(iv__store *s, const iv_graph *g, uint64_t seed, int
     for (int32_t i = 0; i < moments; ++i)
         IV_TRY(iv__memory_alloc(s->device, bytes, "optimizer state", &s->moment_mem[i]));
     IV_TRY(fill_groups(s, decay_all));
-    IV_TRY(fill_slots(s, s->params, s->n_params, &s->param_mem, s->param_elems, seed));
-    return fill_slots(s, s->states, s->n_states, &s->state_mem, s->state_elems, seed);
+    IV_TRY(fill_slots(s, s->params, s->n_params, &s->param_mem, seed));
+    return fill_slots(s, s->states, s->n_states, &s->state_mem, seed);
 }
 
 iv_status iv__store_new(iv__device *d, const iv_graph *g, iv_dtype type, uint64_t seed,

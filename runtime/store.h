@@ -2,7 +2,7 @@
  * copies and running statistics, each one contiguous arena in device memory.
  *
  *   params   | w0 ....| w1 ..| w2 ........|     masters in the order of their names, each at a
- * multiple of 64 elements, grads    | same layout                |     the gap behind it zero
+ *   grads    | same layout                |     multiple of 64 elements, the gap behind it zero
  *   moments  | same layout, 0 to 2 times  |
  *   lowered  | same layout, 16-bit        |     made by one launch after each update
  *
@@ -42,6 +42,9 @@ typedef struct iv__store {
 iv_status iv__store_new(iv__device *d, const iv_graph *g, iv_dtype type, uint64_t seed,
                         int32_t moments, bool decay_all, iv__store **out);
 void iv__store_free(iv__store *s);
+/* Element i of a parameter that starts as `init` says, as f64 (what kernels/init.k writes).  Normal
+ * numbers by Box and Muller (1958). */
+double iv__initial_value(iv_init init, uint64_t seed, uint32_t stream, uint64_t i);
 /* The lowered arena in type t, made on first use.  IV_UNSUPPORTED if another type is in use. */
 iv_status iv__store_lowered(iv__store *s, iv_dtype t);
 /* Refreshes the lowered arena from the masters. */

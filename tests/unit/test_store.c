@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "rng.h"
 #include "store.h"
 
 #include "../kernels/portable.h"
@@ -126,6 +127,13 @@ static void test_initial(void **state)
         if (x[i] != (double)f[i] || grad[i] != 0)
             fail_msg("element %lld is %g in f64, %g in f32, its gradient %g", (long long)i, x[i],
                      (double)f[i], (double)grad[i]);
+    for (int64_t k = 0; k < s->n_params; ++k) /* what kernels compute is what C computes */
+        for (int64_t i = 0; i < s->params[k].count; ++i)
+            if (x[s->params[k].offset + i] !=
+                iv__initial_value(s->params[k].init, 1, (uint32_t)(IV__STREAM_INIT + (k << 8)),
+                                  (uint64_t)i))
+                fail_msg("%s: element %lld is %.17g", s->params[k].name, (long long)i,
+                         x[s->params[k].offset + i]);
     moments(x, BIG, &mean, &deviation);
     if (fabs(mean) > 5 * 0.5 / sqrt(BIG) || fabs(deviation - 0.5) > 5 * 0.5 / sqrt(2.0 * BIG))
         fail_msg("normal: mean %g, deviation %g", mean, deviation);
