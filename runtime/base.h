@@ -75,7 +75,7 @@ int64_t iv__now_ns(void);
 
 /* ---- environment variables: the one table, read in base.c only, printed by `invar env` ---- */
 #define IV_ENV_TABLE(X)                                                                            \
-    X(ISA, "INVAR_ISA", "force a CPU instruction level: v2, v3, v4")                               \
+    X(ISA, "INVAR_ISA", "force a CPU instruction level: v2, v3, v4, amx")                          \
     X(IMPL, "INVAR_IMPL", "filter implementations, e.g. matmul:portable,conv2d:!onednn")           \
     X(THREADS, "INVAR_THREADS",                                                                    \
       "threads of a CPU device (default: the cores this process may use)")                         \

@@ -54,9 +54,9 @@ static iv_status choose_level(const char *forced, int *out)
     if (!forced) return IV_OK;
     int level = iv__isa_from_name(forced);
     if (level < 0)
-        return host->fail(IV_INVALID,
-                          "INVAR_ISA='%s': no such instruction level [hint: one of v2, v3, v4]",
-                          forced);
+        return host->fail(
+            IV_INVALID, "INVAR_ISA='%s': no such instruction level [hint: one of v2, v3, v4, amx]",
+            forced);
     if (level > best)
         return host->fail(IV_UNAVAILABLE, "INVAR_ISA=%s: this machine and build have only up to %s",
                           forced, iv__isa_name(best));
@@ -159,11 +159,12 @@ static iv_status cpu_device_info(void *dev, iv_device_info *out)
     }
     out->units = d->threads;
     out->has_f64 = out->exact = true;
-    out->native_bf16 = iv__isa_has_amx_bf16() || iv__isa_has_avx512_bf16();
+    bool tiles = iv__isa_has_tiles(d->level);
+    out->native_bf16 = tiles || (iv__isa_is_widest(d->level) && iv__isa_has_avx512_bf16());
     snprintf(out->notes, sizeof(out->notes), "%s%s",
-             iv__isa_has_amx_bf16()      ? "AMX bf16 tiles"
-             : iv__isa_has_avx512_bf16() ? "AVX512-BF16"
-                                         : "bf16 emulated",
+             tiles              ? "AMX bf16 tiles"
+             : out->native_bf16 ? "AVX512-BF16"
+                                : "bf16 emulated",
              ", f16 emulated");
     return IV_OK;
 }

@@ -29,21 +29,30 @@
 #endif
 
 enum {
-    MAX_K = 384, /* packed k in a block, of f32; half of it of f64 */
+    MAX_K = 384, /* packed k in a block, where an element of a panel has 4 bytes */
     MAX_M = 480, /* rows of c in a task; multiples of every mr and nr */
     MAX_N = 384,
-    MAX_MR = 12,
+    MAX_MR = 32,
     MAX_NR = 32,
     ALIGN = 64
 };
 
 static const iv__gemm_ops *const levels[IV__ISA_COUNT] = {
 #if defined(__x86_64__)
-    &iv__gemm_ops_v2, &iv__gemm_ops_v3, &iv__gemm_ops_v4
+    &iv__gemm_ops_v2, &iv__gemm_ops_v3, &iv__gemm_ops_v4, &iv__gemm_ops_v4
 #else
     &iv__gemm_ops_base
 #endif
 };
+
+static const iv__gemm_ops *ops_of(int level, iv__gemm_type in)
+{
+#if defined(__x86_64__)
+    if (level == IV__ISA_AMX && in == IV__GEMM_BF16) return &iv__gemm_ops_amx;
+#endif
+    (void)in;
+    return levels[level];
+}
 
 typedef struct plan {
     const iv__gemm *g;
@@ -56,6 +65,7 @@ typedef struct plan {
     int64_t mc, nc;          /* block of c in a task */
     int64_t n_m, n_n;        /* tasks along m and n */
     int64_t depth;           /* tiles in a state */
+    int64_t e;               /* bytes of an element of a panel */
     int64_t b_bytes, a_bytes, thread_bytes;
     int64_t tile_elems;
 } plan;
@@ -99,7 +109,7 @@ static void plan_k(plan *p)
 {
     const iv__gemm *g = p->g;
     int64_t quantum = g->in == IV__GEMM_BF16 || g->in == IV__GEMM_F16 ? 32 : 1;
-    int64_t most = g->in == IV__GEMM_F64 ? MAX_K / 2 : MAX_K;
+    int64_t most = MAX_K * 4 / p->e;
     p->seg = g->k / g->segments;
     p->seg_padded = round_up(p->seg, quantum);
     p->k_padded = p->seg_padded * g->segments;
@@ -112,18 +122,17 @@ static void plan_k(plan *p)
 }
 
 /* Scratch of a thread: a k-block of b, a panel of a, and the states of a task's tiles, or of one
- * tile if there is one k-block.  Bounds that hold for every level and every splitting into tasks.
- * */
+ * tile if there is one k-block.  Bounds that hold for every level and every splitting into tasks:
+ * a level whose panels have smaller elements has longer k-blocks, of no more bytes. */
 static void plan_scratch(plan *p)
 {
     const iv__gemm *g = p->g;
-    int64_t e = sum_bytes(g);
     int64_t n = i64_min(round_up(g->n, MAX_NR), MAX_N) + MAX_NR;
     int64_t m = i64_min(round_up(g->m, MAX_MR), MAX_M) + MAX_MR;
     int64_t sums = p->kc < p->k_padded ? m * n : MAX_MR * MAX_NR;
-    p->b_bytes = round_up(n * p->kc * e, ALIGN);
-    p->a_bytes = round_up(MAX_MR * p->kc * e, ALIGN);
-    p->thread_bytes = p->b_bytes + p->a_bytes + round_up(sums * p->depth * e, ALIGN);
+    p->b_bytes = round_up(n * p->kc * p->e, ALIGN);
+    p->a_bytes = round_up(MAX_MR * p->kc * p->e, ALIGN);
+    p->thread_bytes = p->b_bytes + p->a_bytes + round_up(sums * p->depth * sum_bytes(g), ALIGN);
 }
 
 /* Cuts m and n into blocks so that the slowest thread has least to do.  A block costs its products,
@@ -152,7 +161,7 @@ static void plan_tasks(plan *p, int n_threads)
 
 size_t iv__gemm_scratch(const iv__gemm *g, int n_threads)
 {
-    plan p = {.g = g};
+    plan p = {.g = g, .e = sum_bytes(g)};
     plan_k(&p);
     plan_scratch(&p);
     return (size_t)p.thread_bytes * (size_t)(n_threads < 1 ? 1 : n_threads);
@@ -189,8 +198,8 @@ static void tile_sum(const plan *p, int64_t p0, int64_t p1, const char *a, const
                      char *state, int64_t rows, int64_t cols)
 {
     const iv__gemm *g = p->g;
-    int64_t e = sum_bytes(g), tile = p->tile_elems * e;
-    int64_t a_step = p->ops->mr[g->in] * e, b_step = p->ops->nr[g->in] * e;
+    int64_t tile = p->tile_elems * sum_bytes(g);
+    int64_t a_step = p->ops->mr[g->in] * p->e, b_step = p->ops->nr[g->in] * p->e;
     while (p0 < p1) {
         int64_t s = p0 / p->seg_padded, end = i64_min((s + 1) * p->seg_padded, p1);
         char *top = state + __builtin_popcountll((uint64_t)s) * tile;
@@ -264,7 +273,7 @@ static void b_pack(const plan *p, const block *t)
                         .seg_padded = p->seg_padded};
     for (int64_t j = 0; j < t->cols; j += nr) {
         q.n_w = i64_min(nr, t->cols - j);
-        p->ops->pack[g->in](t->b + j * (t->p1 - t->p0) * sum_bytes(g), src + j * g->b_cs * e, &q);
+        p->ops->pack_b[g->in](t->b + j * (t->p1 - t->p0) * p->e, src + j * g->b_cs * e, &q);
     }
 }
 
@@ -281,15 +290,15 @@ static void a_pack(const plan *p, const block *t, int64_t i)
                         .seg = p->seg,
                         .seg_padded = p->seg_padded};
     int64_t at = t->batch * g->a_bs + (t->row + i) * g->a_rs;
-    p->ops->pack[g->in](t->a, p->a + at * type_bytes(g->in), &q);
+    p->ops->pack_a[g->in](t->a, p->a + at * type_bytes(g->in), &q);
 }
 
 /* A panel of a against all panels of b, over one k-block. */
 static void panel_run(const plan *p, const block *t, int64_t i)
 {
     const iv__gemm *g = p->g;
-    int64_t mr = p->ops->mr[g->in], nr = p->ops->nr[g->in], e = sum_bytes(g);
-    int64_t rows = i64_min(mr, t->rows - i), state_bytes = p->depth * p->tile_elems * e;
+    int64_t mr = p->ops->mr[g->in], nr = p->ops->nr[g->in];
+    int64_t rows = i64_min(mr, t->rows - i), state_bytes = p->depth * p->tile_elems * sum_bytes(g);
     bool one_block = p->kc >= p->k_padded;
     unsigned mode = g->in == IV__GEMM_BF16 && p->ops->uses_ftz ? FP_FLUSH : FP_KEEP;
     for (int64_t j = 0; j < t->cols; j += nr) {
@@ -297,7 +306,7 @@ static void panel_run(const plan *p, const block *t, int64_t i)
         int64_t index = i / mr * div_up(t->cols, nr) + j / nr;
         char *state = t->states + (one_block ? 0 : index * state_bytes);
         fp_set(mode);
-        tile_sum(p, t->p0, t->p1, t->a, t->b + j * (t->p1 - t->p0) * e, state, rows, cols);
+        tile_sum(p, t->p0, t->p1, t->a, t->b + j * (t->p1 - t->p0) * p->e, state, rows, cols);
         if (t->p1 == p->k_padded) {
             tile_finish(p, state, t->batch, t->row + i, rows, t->col + j, cols);
         }
@@ -324,6 +333,7 @@ static void tasks_run(void *arg, int64_t begin, int64_t end, int thread)
     const plan *p = arg;
     unsigned mode = fp_get();
     fp_set(FP_KEEP);
+    if (p->ops->enter) p->ops->enter();
     for (int64_t task = begin; task < end; ++task) {
         block t = task_block(p, task, thread);
         /* The tasks of one column of blocks follow each other: with one k-block, b stays packed. */
@@ -342,6 +352,7 @@ static void tasks_run(void *arg, int64_t begin, int64_t end, int thread)
             }
         }
     }
+    if (p->ops->leave) p->ops->leave();
     fp_set(mode);
 }
 
@@ -351,7 +362,8 @@ void iv__gemm_run(const iv__gemm *g, int isa_level, const void *a, const void *b
     if (g->batch == 0 || g->m == 0 || g->n == 0) {
         return;
     }
-    plan p = {.g = g, .ops = levels[isa_level], .a = a, .b = b, .c = c, .scratch = scratch};
+    plan p = {.g = g, .ops = ops_of(isa_level, g->in), .a = a, .b = b, .c = c, .scratch = scratch};
+    p.e = p.ops->panel_bytes[g->in];
     p.tile_elems = (int64_t)p.ops->mr[g->in] * p.ops->nr[g->in];
     plan_k(&p);
     plan_scratch(&p);

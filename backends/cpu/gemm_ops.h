@@ -1,4 +1,4 @@
-/* gemm_ops.h: what one level's compilation of gemm_kernels.inc offers to gemm.c.
+/* gemm_ops.h: what one level's compilation of gemm_kernels.inc (or gemm_amx.c) offers to gemm.c.
  *
  * Panels.  A packed panel holds w rows of a (or columns of b) as compute type (f32, f64), k-major:
  *
@@ -6,7 +6,9 @@
  *
  * w is mr for a and nr for b.  For bf16 and f16 every segment is padded with zeros to a multiple of
  * 32, and inside a block of 32 the even k come first, then the odd ones, so that the two chains of
- * rule 5 run over contiguous memory with the full register tile each.
+ * rule 5 run over contiguous memory with the full register tile each.  A level may keep blocks of
+ * 32 in another order and type (panel_bytes), as gemm_amx.c does; a block of 32 k has 32 w elements
+ * whatever the order.
  *
  * Tiles.  An accumulator tile is [mr][nr] of f32 or f64, 64-byte aligned.
  */
@@ -29,10 +31,16 @@ typedef struct iv__gemm_panel {
 typedef struct iv__gemm_ops {
     int32_t mr[IV__GEMM_TYPES]; /* rows and columns of a tile, by input type */
     int32_t nr[IV__GEMM_TYPES];
+    int32_t panel_bytes[IV__GEMM_TYPES]; /* of an element of a panel */
     bool uses_ftz; /* bf16 chain and fold want flush-to-zero set; else they flush by themselves */
 
-    /* Packs a panel, by input type; src is the first row or column of the panel at k = 0. */
-    void (*pack[IV__GEMM_TYPES])(void *dst, const void *src, const iv__gemm_panel *q);
+    /* (optional) Before the first and after the last chain of a thread's share. */
+    void (*enter)(void);
+    void (*leave)(void);
+    /* Packs a panel of a or of b, by input type; src is the first row or column of the panel at
+     * k = 0. */
+    void (*pack_a[IV__GEMM_TYPES])(void *dst, const void *src, const iv__gemm_panel *q);
+    void (*pack_b[IV__GEMM_TYPES])(void *dst, const void *src, const iv__gemm_panel *q);
     /* Continues the sums of the tile over `steps` packed k (a multiple of 32 for 16-bit types);
      * only the first `rows` and `cols` are asked for, the others are left undefined. */
     void (*chain[IV__GEMM_TYPES])(int64_t steps, const void *a, const void *b, void *acc,
@@ -46,6 +54,7 @@ typedef struct iv__gemm_ops {
 
 #if defined(__x86_64__)
 extern const iv__gemm_ops iv__gemm_ops_v2, iv__gemm_ops_v3, iv__gemm_ops_v4;
+extern const iv__gemm_ops iv__gemm_ops_amx; /* bf16 only */
 #else
 extern const iv__gemm_ops iv__gemm_ops_base;
 #endif

@@ -8,8 +8,10 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <stdint.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
-static const char *const names[IV__ISA_COUNT] = {"v2", "v3", "v4"};
+static const char *const names[IV__ISA_COUNT] = {"v2", "v3", "v4", "amx"};
 
 /* The state components that the operating system saves (XCR0); 0 without XSAVE. */
 static uint64_t os_state(void)
@@ -48,23 +50,34 @@ int iv__isa_detect(void)
         !__builtin_cpu_supports("avx512vl")) {
         return IV__ISA_V3;
     }
-    return IV__ISA_V4;
+    return iv__isa_has_amx_bf16() ? IV__ISA_AMX : IV__ISA_V4;
 }
 
 bool iv__isa_has_avx512_bf16(void)
 {
     enum { AVX512_STATE = 0xe6, AVX512_BF16 = 1 << 5 };
     unsigned a = 0, b = 0, c = 0, d = 0;
-    return iv__isa_detect() == IV__ISA_V4 && (os_state() & AVX512_STATE) == AVX512_STATE &&
+    return iv__isa_detect() >= IV__ISA_V4 && (os_state() & AVX512_STATE) == AVX512_STATE &&
            __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & AVX512_BF16);
+}
+
+bool iv__isa_has_tiles(int level)
+{
+    return level == IV__ISA_AMX;
+}
+
+bool iv__isa_is_widest(int level)
+{
+    return level >= IV__ISA_V4;
 }
 
 bool iv__isa_has_amx_bf16(void)
 {
     enum { TILE_STATE = 3 << 17, AMX = 1 << 22 | 1 << 24 }; /* AMX-BF16 and AMX-TILE */
+    enum { REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18 };       /* of arch_prctl */
     unsigned a = 0, b = 0, c = 0, d = 0;
     return (os_state() & TILE_STATE) == TILE_STATE && __get_cpuid_count(7, 0, &a, &b, &c, &d) &&
-           (d & AMX) == AMX;
+           (d & AMX) == AMX && syscall(SYS_arch_prctl, REQ_XCOMP_PERM, TILE_DATA) == 0;
 }
 
 #else
@@ -74,6 +87,17 @@ static const char *const names[IV__ISA_COUNT] = {"base"};
 int iv__isa_detect(void)
 {
     return IV__ISA_BASE;
+}
+
+bool iv__isa_has_tiles(int level)
+{
+    (void)level;
+    return false;
+}
+
+bool iv__isa_is_widest(int level)
+{
+    return level == IV__ISA_BASE;
 }
 
 bool iv__isa_has_avx512_bf16(void)

@@ -106,8 +106,10 @@ static iv_status open_locked(const cpu_device *cpu)
     }
 #if defined(__x86_64__)
     /* A forced level holds for the library as well, unless it has run already in this process. */
-    static const dnnl_cpu_isa_t isas[IV__ISA_COUNT] = {
-        [IV__ISA_V2] = dnnl_cpu_isa_sse41, [IV__ISA_V3] = dnnl_cpu_isa_avx2};
+    static const dnnl_cpu_isa_t isas[IV__ISA_COUNT] = {[IV__ISA_V2] = dnnl_cpu_isa_sse41,
+                                                       [IV__ISA_V3] = dnnl_cpu_isa_avx2,
+                                                       [IV__ISA_V4] =
+                                                           dnnl_cpu_isa_avx512_core_bf16};
     if (isas[cpu->level] && dnnl.set_max_cpu_isa(isas[cpu->level]) != dnnl_success)
         h->log(IV_LOG_WARN, "oneDNN ignores the instruction level %s", iv__isa_name(cpu->level));
 #endif
@@ -161,8 +163,8 @@ static iv_status onednn_accepts(void *dev, const iv_op_desc *d)
         (in == IV_F32 && out != IV_F32) || (d->n_in == 3 && d->in[2].dtype != IV_F32))
         return h->fail(IV_UNSUPPORTED, "types %s x %s to %s", iv_dtype_name(in),
                        iv_dtype_name(d->in[1].dtype), iv_dtype_name(out));
-    bool native =
-        cpu->level == IV__ISA_COUNT - 1 && (iv__isa_has_avx512_bf16() || iv__isa_has_amx_bf16());
+    bool native = iv__isa_has_tiles(cpu->level) ||
+                  (iv__isa_is_widest(cpu->level) && iv__isa_has_avx512_bf16());
     if (in == IV_BF16 && !native)
         return h->fail(IV_UNSUPPORTED,
                        "this processor, or the level asked for, does not multiply bf16");
