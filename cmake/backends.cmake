@@ -109,7 +109,8 @@ endfunction()
 # builtin.c: the table of built-in plugins, from the files that define one.
 function(iv_builtin_plugins out)
   file(GLOB files CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/precision/*.c ${PROJECT_SOURCE_DIR}/checkpoint/*.c
-       ${PROJECT_SOURCE_DIR}/cluster/*.c ${PROJECT_SOURCE_DIR}/backends/cpu/cpu.c)
+       ${PROJECT_SOURCE_DIR}/cluster/*.c ${PROJECT_SOURCE_DIR}/transport/*.c
+       ${PROJECT_SOURCE_DIR}/backends/cpu/cpu.c)
   if(INVAR_HAVE_OPENCL)
     list(APPEND files ${PROJECT_SOURCE_DIR}/backends/opencl/opencl.c)
   endif()

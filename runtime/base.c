@@ -18,6 +18,7 @@ static const char *const status_names[IV_STATUS_COUNT] = {
     [IV_TIMEOUT] = "timeout",
     [IV_VENDOR] = "vendor error",
     [IV_INTERNAL] = "internal error",
+    [IV_LOST] = "rank lost",
 };
 
 const char *iv_status_name(iv_status s)

@@ -47,6 +47,7 @@ typedef enum iv_status {
     IV_TIMEOUT,
     IV_VENDOR,   /* a vendor library or driver failed */
     IV_INTERNAL, /* a broken promise inside Invar: please report */
+    IV_LOST,     /* another rank of the job is dead, hung or unreachable */
     IV_STATUS_COUNT
 } iv_status;
 /* "invalid", "unavailable", ... ; static text. */

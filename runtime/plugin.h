@@ -1,7 +1,7 @@
 /* plugin.h: the plugin interface, the only header a plugin includes (it brings invar.h and hal.h).
  *
- * There are four kinds: backend, precision, checkpoint, cluster.  Built-in plugins and those in
- * shared libraries use the same descriptor; a library exports `const iv_plugin
+ * There are five kinds: backend, precision, checkpoint, cluster, transport.  Built-in plugins and
+ * those in shared libraries use the same descriptor; a library exports `const iv_plugin
  * *invar_plugin(void)`. Compatibility: `abi` is major << 16 | minor.  The major number must match;
  * fields are only ever appended, and `size` / `vtable_size` (sizeof as the plugin was compiled)
  * tell which are there: a missing entry counts as NULL.  Plugins are loaded with RTLD_NOW |
@@ -25,6 +25,7 @@ typedef enum iv_plugin_kind {
     IV_PLUGIN_PRECISION,
     IV_PLUGIN_CHECKPOINT,
     IV_PLUGIN_CLUSTER,
+    IV_PLUGIN_TRANSPORT,
     IV_PLUGIN_KIND_COUNT
 } iv_plugin_kind;
 
@@ -52,7 +53,7 @@ struct iv_plugin {
     uint32_t kind; /* iv_plugin_kind */
     uint32_t vtable_size;
     const char *name, *version, *summary;
-    const void *vtable; /* iv_backend, iv_precision, iv_checkpoint or iv_cluster */
+    const void *vtable; /* iv_backend, iv_precision, iv_checkpoint, iv_cluster, iv_transport */
     /* Called once before first use.  args: the text in parentheses after the name ("async(x)" gives
      * "x"), or "".  *out_self is handed to every entry of the vtable.  NULL: nothing to do. */
     iv_status (*init)(const iv_host *host, const char *args, void **out_self);
@@ -149,6 +150,37 @@ typedef struct iv_cluster {
     /* (optional) Checks the launcher's counts against what the run asks for. */
     iv_status (*validate)(void *self, int32_t devices_per_node, int32_t nodes);
 } iv_cluster;
+
+/* ---- transport ---- moves bytes between the ranks of a job; knows no tensors.  All collective
+ * operations are made of sets of messages (runtime/comm.c), so this is the whole of it. */
+typedef struct iv_message {
+    int32_t peer;     /* rank at the other end, never this one */
+    int32_t outgoing; /* 1: data goes to the peer; 0: bytes of the peer arrive in data */
+    void *data;       /* host memory, left alone by the caller until the set is finished */
+    int64_t bytes;    /* the same at both ends; > 0 */
+} iv_message;
+#define IV_TRANSPORT_SETS 64 /* that may be under way at once */
+
+typedef struct iv_transport {
+    /* 0: cannot be used here; else how good it is (the highest is taken: shared memory and MPI 50,
+     * sockets 10).  Looks at environment and libraries only, meets nobody.  `why` gets one line. */
+    int (*usable)(void *self, const iv_ranks *r, char *why, size_t why_size);
+    /* Meets the other ranks and checks that each of 0 .. world-1 is there once and means the same
+     * world.  Returns within about timeout_ns: IV_TIMEOUT names who is missing, IV_INVALID who is
+     * there twice.  All memory that start and finish need is allocated here. */
+    iv_status (*open)(void *self, const iv_ranks *r, int64_t timeout_ns, void **out_link);
+    /* Also after a failure; never waits for a lost rank. */
+    void (*close)(void *link);
+    /* Starts a set of n messages and returns soon.  Between two ranks and in each direction,
+     * messages are matched in the order in which they were started, across sets.  *out_ticket: a
+     * number that rises from set to set.  At most IV_TRANSPORT_SETS sets are unfinished. */
+    iv_status (*start)(void *link, const iv_message *m, int32_t n, uint64_t *out_ticket);
+    /* Waits for all sets up to this one.  IV_LOST, within about timeout_ns, if a rank is dead, hung
+     * or cannot be reached: the text names it, and *out_rank is its number.  The link is of no
+     * other use then than to be closed; every survivor's next call fails in the same way and names
+     * the same rank, if the transport can tell them. */
+    iv_status (*finish)(void *link, uint64_t ticket, int64_t timeout_ns, int32_t *out_rank);
+} iv_transport;
 
 #ifdef __cplusplus
 }

@@ -37,7 +37,7 @@ static const char *host_env(const char *name)
 const iv_host iv__host = {IV_PLUGIN_ABI, sizeof(iv_host), iv__fail, iv__log, host_env};
 
 static const char *const kind_names[IV_PLUGIN_KIND_COUNT] = {"backend", "precision", "checkpoint",
-                                                             "cluster"};
+                                                             "cluster", "transport"};
 
 const char *iv_plugin_kind_name(int32_t kind)
 {
@@ -220,6 +220,16 @@ iv_status iv__registry_get(iv_plugin_kind kind, const char *spec, const iv_plugi
             strcmp(entries[i].name, name) == 0)
             return start(&entries[i], args, out, out_self);
     return not_found(kind, name);
+}
+
+const char *iv__registry_name(iv_plugin_kind kind, int32_t i)
+{
+    ensure_builtin();
+    load_path_once();
+    for (int32_t k = 0; k < n_entries; ++k)
+        if (entries[k].plugin && entries[k].plugin->kind == kind && i-- == 0)
+            return entries[k].name;
+    return NULL;
 }
 
 iv_status iv_plugins_load(const char *list)

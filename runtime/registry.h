@@ -8,6 +8,8 @@
  * IV_INVALID names the nearest known one; IV_UNAVAILABLE says why it was refused. */
 iv_status iv__registry_get(iv_plugin_kind kind, const char *spec, const iv_plugin **out,
                            void **out_self);
+/* Name of the i-th usable plugin of a kind, or NULL past the end. */
+const char *iv__registry_name(iv_plugin_kind kind, int32_t i);
 /* Loads shared libraries from a comma-separated list (entries with a '/' or ending in ".so"; others
  * are left alone), and once all that INVAR_PLUGIN_PATH holds. */
 iv_status iv__registry_load(const char *list);

@@ -44,7 +44,7 @@ int iv__cli_status(const iv__cli *c, iv_status s)
     static const int codes[IV_STATUS_COUNT] = {
         [IV_INVALID] = 2, [IV_UNAVAILABLE] = 2, [IV_UNSUPPORTED] = 2, [IV_NO_MEMORY] = 2,
         [IV_IO] = 2,      [IV_CORRUPT] = 2,     [IV_NONFINITE] = 1,   [IV_INTERRUPTED] = 130,
-        [IV_TIMEOUT] = 1, [IV_VENDOR] = 1,      [IV_INTERNAL] = 1,
+        [IV_TIMEOUT] = 1, [IV_VENDOR] = 1,      [IV_INTERNAL] = 1,    [IV_LOST] = 1,
     };
     iv__cli_fail(c, "%s", iv_error_message());
     return codes[s];
