@@ -40,5 +40,6 @@ extern const iv_impl *const iv__cpu_gemm_impls[];
 extern const iv_impl *const iv__cpu_onednn_impls[];
 extern const iv_impl *const iv__cpu_blas_impls[];
 extern const iv_impl *const iv__cpu_conv_impls[];
+extern const iv_impl *const iv__cpu_attention_impls[];
 
 #endif

@@ -20,13 +20,10 @@
 
 #include <string.h>
 
+#include "backends/cpu/fpmode.h"
 #include "backends/cpu/gemm_ops.h"
 #include "backends/cpu/isa.h"
 #include "backends/cpu/team.h"
-
-#if defined(__x86_64__)
-#include <xmmintrin.h>
-#endif
 
 enum {
     MAX_K = 384, /* packed k in a block, where an element of a panel has 4 bytes */
@@ -45,7 +42,7 @@ static const iv__gemm_ops *const levels[IV__ISA_COUNT] = {
 #endif
 };
 
-static const iv__gemm_ops *ops_of(int level, iv__gemm_type in)
+const iv__gemm_ops *iv__gemm_ops_of(int level, iv__gemm_type in)
 {
 #if defined(__x86_64__)
     if (level == IV__ISA_AMX && in == IV__GEMM_BF16) return &iv__gemm_ops_amx;
@@ -166,30 +163,6 @@ size_t iv__gemm_scratch(const iv__gemm *g, int n_threads)
     plan_scratch(&p);
     return (size_t)p.thread_bytes * (size_t)(n_threads < 1 ? 1 : n_threads);
 }
-
-/* ---- floating-point environment ---- */
-
-#if defined(__x86_64__)
-enum { FP_KEEP = 0x1f80, FP_FLUSH = 0x9fc0 }; /* exceptions masked, to nearest; | FTZ | DAZ */
-static unsigned fp_get(void)
-{
-    return _mm_getcsr();
-}
-static void fp_set(unsigned mode)
-{
-    _mm_setcsr(mode);
-}
-#else
-enum { FP_KEEP, FP_FLUSH };
-static unsigned fp_get(void)
-{
-    return 0;
-}
-static void fp_set(unsigned mode)
-{
-    (void)mode;
-}
-#endif
 
 /* ---- one tile ---- */
 
@@ -362,7 +335,12 @@ void iv__gemm_run(const iv__gemm *g, int isa_level, const void *a, const void *b
     if (g->batch == 0 || g->m == 0 || g->n == 0) {
         return;
     }
-    plan p = {.g = g, .ops = ops_of(isa_level, g->in), .a = a, .b = b, .c = c, .scratch = scratch};
+    plan p = {.g = g,
+              .ops = iv__gemm_ops_of(isa_level, g->in),
+              .a = a,
+              .b = b,
+              .c = c,
+              .scratch = scratch};
     p.e = p.ops->panel_bytes[g->in];
     p.tile_elems = (int64_t)p.ops->mr[g->in] * p.ops->nr[g->in];
     plan_k(&p);

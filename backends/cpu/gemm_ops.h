@@ -52,6 +52,9 @@ typedef struct iv__gemm_ops {
                                   int64_t cols);
 } iv__gemm_ops;
 
+/* The table for products of `in` at a level. */
+const iv__gemm_ops *iv__gemm_ops_of(int level, iv__gemm_type in);
+
 #if defined(__x86_64__)
 extern const iv__gemm_ops iv__gemm_ops_v2, iv__gemm_ops_v3, iv__gemm_ops_v4;
 extern const iv__gemm_ops iv__gemm_ops_amx; /* bf16 only */
