@@ -216,6 +216,15 @@ static iv_value per_channel(iv_graph *g, iv_value v, int32_t rank)
     return iv_reshape(g, v, s);
 }
 
+/* The state follows the statistic of the grains (value `of`, [grains, C]) once per step. */
+static void running_sum(iv_graph *g, iv_value state, iv_value of, double momentum)
+{
+    iv_value sum = iv__node_add(g, IV_OP_GRAIN_SUM, &of, 1, NULL, NULL);
+    if (sum.id < 0 || state.id < 0) return;
+    g->values[state.id].updates = sum.id;
+    g->values[state.id].rate = momentum;
+}
+
 iv_value iv_batchnorm(iv_graph *g, iv_value x, iv_value weight, iv_value bias,
                       iv_value running_mean, iv_value running_var, double eps, double momentum,
                       bool train)
@@ -229,14 +238,8 @@ iv_value iv_batchnorm(iv_graph *g, iv_value x, iv_value weight, iv_value bias,
     }
     iv_value y =
         iv__node_add(g, IV_OP_BATCHNORM, (iv_value[]){x, weight, bias}, 3, NULL, (double[4]){eps});
-    iv_value stats[4] = {iv__value_output(g, y, 1), iv__value_output(g, y, 2), running_mean,
-                         running_var};
-    iv_value r =
-        iv__node_add(g, IV_OP_BATCHNORM_RUNNING, stats, 4, NULL, (double[4]){eps, momentum});
-    if (r.id >= 0) {
-        g->values[running_mean.id].updates = r.id;
-        g->values[running_var.id].updates = iv__value_output(g, r, 1).id;
-    }
+    running_sum(g, running_mean, iv__value_output(g, y, 1), momentum);
+    running_sum(g, running_var, iv__value_output(g, y, 2), momentum);
     return y;
 }
 

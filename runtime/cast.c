@@ -27,7 +27,7 @@ static const struct {
     {IV_OP_BATCHNORM, 2 + 4, 2 + 4},
     {IV_OP_BATCHNORM_GRAD, 4 + 8 + 16, 0},
     {IV_OP_BATCHNORM_WGRAD, 4 + 8, 3},
-    {IV_OP_BATCHNORM_RUNNING, 15, 3},
+    {IV_OP_GRAIN_SUM, 1, 1},
     {IV_OP_EMBEDDING_GRAD, 0, 1},
 };
 

@@ -34,7 +34,8 @@ typedef struct iv__value {
     iv__role role;
     int32_t node;       /* that makes it, or -1 */
     int32_t grad;       /* value of d(loss)/d(this), or -1 */
-    int32_t updates;    /* STATE: the value that replaces it after the step, or -1 */
+    int32_t updates;    /* STATE: sum over the grains of the statistic that it follows, or -1 */
+    double rate;        /* STATE: how fast: r = (1 - rate) r + rate (sum / grains) */
     bool batch;         /* dimension 0 runs over samples (or over rows in sample order) */
     int32_t summand_of; /* PARAM: 0, or 1 + the parameter whose gradient this one's is a part of */
     bool full;        /* keeps the full type under casting: a parameter's gradient or part of one */
@@ -75,8 +76,7 @@ enum {
     IV_A_SRC = 7,    /* CONV2D_DGRAD, *POOL2D_GRAD: H, W of x; CONV2D_WGRAD: KH, KW */
     IV_A_STREAM = 0, /* DROPOUT: random stream; fattr[0] = p, fattr[1] = 1/(1-p) */
 };
-/* fattr[]: SCALE, ADD_SCALAR: [0]; norms: [0] = eps, BATCHNORM_RUNNING: [0] = eps, [1] = momentum
- */
+/* fattr[]: SCALE, ADD_SCALAR: [0]; norms: [0] = eps */
 
 struct iv_graph {
     iv__value *values;

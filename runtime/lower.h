@@ -72,7 +72,7 @@ bool iv__reduce_takes(iv__view x, const iv__node *n);
     X(LAYERNORM_WGRAD, norm_wgrad, 0) X(RMSNORM, rmsnorm, 0) X(RMSNORM_GRAD, rmsnorm_grad, 0)      \
     X(RMSNORM_WGRAD, norm_wgrad, 0)                                                                \
     X(BATCHNORM, batchnorm, 0) X(BATCHNORM_GRAD, batchnorm_grad, 0)                                \
-    X(BATCHNORM_WGRAD, batchnorm_wgrad, 0) X(BATCHNORM_RUNNING, batchnorm_running, 0)              \
+    X(BATCHNORM_WGRAD, batchnorm_wgrad, 0) X(GRAIN_SUM, grain_sum, 0)                              \
     X(EMBEDDING, embedding, 0) X(EMBEDDING_GRAD, embedding_grad, 0)                                \
     X(ATTENTION, attention, 1) X(ATTENTION_GRAD, attention_grad, 1)                                \
     X(CONV2D, conv2d, 0) X(CONV2D_DGRAD, conv2d_dgrad, 0) X(CONV2D_WGRAD, conv2d_wgrad, 0)         \

@@ -171,18 +171,3 @@ iv_status iv__lower_batchnorm_wgrad(iv__lower *l, const iv__node *n)
     IV_TRY(batch_params(n, &e, &x, &mean));
     return iv__lower_launch(l, &e);
 }
-
-iv_status iv__lower_batchnorm_running(iv__lower *l, const iv__node *n)
-{
-    const iv__view mean = iv__lower_in(l, n, 0);
-    iv__emit e = iv__emit_of("batchnorm", "batchnorm_running", mean.dtype, mean.dtype,
-                             iv__column_blocks(iv__cols(&mean)));
-    const iv_dtype a = iv__compute_type(mean.dtype, mean.dtype);
-    for (int32_t i = 0; i < 4; ++i) IV_TRY(put(n, &e, iv__lower_in(l, n, i), a, "a statistic"));
-    for (int32_t i = 0; i < 2; ++i)
-        IV_TRY(put(n, &e, iv__lower_out(l, n, i), a, "a new statistic"));
-    e.n[0] = iv__cols(&mean);
-    e.n[7] = mean.shape.dim[0];
-    e.f[1] = n->fattr[1];
-    return iv__lower_launch(l, &e);
-}

@@ -91,6 +91,11 @@ iv_status iv__lower_tree(iv__lower *l, iv__view partial, iv__view out)
     return iv__lower_launch(l, &e);
 }
 
+iv_status iv__lower_grain_sum(iv__lower *l, const iv__node *n)
+{
+    return iv__lower_tree(l, iv__lower_in(l, n, 0), iv__lower_out(l, n, 0));
+}
+
 iv_status iv__lower_reduce(iv__lower *l, const iv__node *n)
 {
     const iv__view x = iv__lower_in(l, n, 0), y = iv__lower_out(l, n, 0);

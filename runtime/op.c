@@ -333,10 +333,14 @@ RULE(batchnorm_wgrad)
     return IV_OK;
 }
 
-RULE(batchnorm_running)
+RULE(grain_sum)
 {
-    for (int k = 0; k < 2; ++k) like(&out[k], IN(2 + k));
-    n->segments = true;
+    IV_TRY(need_float(IN(0)));
+    IV_TRY(need_rank(IN(0), 2, IV_MAX_RANK));
+    (void)g, (void)n;
+    out[0].dtype = IN(0)->dtype;
+    out[0].shape.rank = IN(0)->shape.rank - 1;
+    for (int32_t i = 1; i < IN(0)->shape.rank; ++i) out[0].shape.dim[i - 1] = IN(0)->shape.dim[i];
     return IV_OK;
 }
 

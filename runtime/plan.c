@@ -281,35 +281,42 @@ static int64_t gradient_offset(const iv__plan *p, int32_t v)
     return s->params[iv__store_find(s->params, s->n_params, name)].offset;
 }
 
-/* Gradients end in the gradient arena: made there where possible, else copied. */
-static iv_status plan_gradients(iv__plan *p)
+/* Value d ends in the gradient arena at element `offset`: made there where possible, else copied.
+ * *out_value: the value that lies there. */
+static iv_status place_sum(iv__plan *p, int32_t d, int64_t offset, int32_t *out_value)
 {
-    if (!p->graph->differentiated) return IV_OK;
-    int64_t b = (int64_t)iv_dtype_bytes(p->store->type), n_values = p->graph->n_values;
-    for (int32_t v = 0; v < n_values; ++v) {
-        if (iv__plan_value(p, v)->role != IV_ROLE_PARAM || iv__plan_value(p, v)->grad < 0) continue;
-        int32_t d = iv__plan_value(p, v)->grad;
-        int64_t offset = gradient_offset(p, v) * b;
-        if (!can_move(p, d)) {
-            int32_t slot;
-            IV_TRY(iv__plan_temp(p, p->store->type, iv__plan_value(p, d)->shape, &slot));
-            IV_TRY(iv__plan_add_copy(p, iv__plan_value(p, d)->node, d, slot, &p->layouts[slot]));
-            d = slot;
-        }
-        int32_t base = p->layouts[d].base;
-        p->places[base].arena = IV_ARENA_GRAD;
-        p->places[base].offset = offset;
+    if (!can_move(p, d) || iv__plan_value(p, d)->dtype != p->store->type) {
+        int32_t slot;
+        IV_TRY(iv__plan_temp(p, p->store->type, iv__plan_value(p, d)->shape, &slot));
+        IV_TRY(iv__plan_add_copy(p, iv__plan_value(p, d)->node, d, slot, &p->layouts[slot]));
+        d = slot;
     }
+    int32_t base = p->layouts[d].base;
+    p->places[base].arena = IV_ARENA_GRAD;
+    p->places[base].offset = offset * (int64_t)iv_dtype_bytes(p->store->type);
+    *out_value = d;
     return IV_OK;
 }
 
-/* New running statistics replace the old ones when all their readers are done. */
-static iv_status plan_updates(iv__plan *p)
+/* What a step sums over samples: gradients, statistics and the loss. */
+static iv_status plan_sums(iv__plan *p)
 {
+    if (!p->graph->differentiated) return IV_OK;
+    const iv__store *s = p->store;
     int64_t n_values = p->graph->n_values;
-    for (int32_t v = 0; v < n_values; ++v)
-        if (iv__plan_value(p, v)->role == IV_ROLE_STATE && iv__plan_value(p, v)->updates >= 0)
-            IV_TRY(iv__plan_add_copy(p, -1, iv__plan_value(p, v)->updates, v, &p->layouts[v]));
+    int32_t at;
+    for (int32_t v = 0; v < n_values; ++v) {
+        const iv__value *value = iv__plan_value(p, v);
+        if (value->role == IV_ROLE_PARAM && value->grad >= 0)
+            IV_TRY(place_sum(p, value->grad, gradient_offset(p, v), &at));
+        else if (value->role == IV_ROLE_STATE && value->updates >= 0)
+            IV_TRY(place_sum(p, value->updates,
+                             s->stat_at + p->places[v].offset / (int64_t)iv_dtype_bytes(s->type),
+                             &at));
+    }
+    for (int32_t i = 0; i < p->graph->n_outputs; ++i) /* the loss is an output that is read there */
+        if (p->graph->outputs[i].value == p->graph->loss)
+            IV_TRY(place_sum(p, p->graph->loss, s->loss_at, &p->graph->outputs[i].value));
     return IV_OK;
 }
 
@@ -318,7 +325,8 @@ static iv_status plan_outputs(iv__plan *p)
 {
     for (int32_t i = 0; i < p->graph->n_outputs; ++i) {
         int32_t v = p->graph->outputs[i].value;
-        if (p->places[p->layouts[v].base].arena == IV_ARENA_INPUT && iv__plan_contiguous(p, v))
+        iv__arena arena = p->places[p->layouts[v].base].arena;
+        if ((arena == IV_ARENA_INPUT || arena == IV_ARENA_GRAD) && iv__plan_contiguous(p, v))
             continue;
         if (can_move(p, v)) {
             place_input(p, p->layouts[v].base);
@@ -405,9 +413,8 @@ static iv_status build(iv__plan *p, const iv__plan *spare)
     IV_TRY(iv__plan_room(p));
     IV_TRY(plan_leaves(p));
     IV_TRY(plan_nodes(p));
-    IV_TRY(plan_updates(p));
+    IV_TRY(plan_sums(p));
     IV_TRY(plan_outputs(p));
-    IV_TRY(plan_gradients(p));
     return allocate(p, spare);
 }
 

@@ -41,6 +41,7 @@ static iv_status collect(const iv_graph *g, iv__role role, bool summands, int64_
         s->init = v->init;
         s->count = iv_shape_count(&v->shape);
         s->decay = v->shape.rank >= 2;
+        s->rate = v->updates >= 0 ? v->rate : 0;
     }
     qsort(slots, (size_t)n, sizeof(*slots), by_name);
     for (int64_t i = 0; i < n; ++i) {
@@ -149,16 +150,69 @@ static iv_status collect_summands(iv__store *s, const iv_graph *g)
     return IV_OK;
 }
 
+iv_program iv__store_add_program(iv_dtype type, int64_t n)
+{
+    iv_program p;
+    memset(&p, 0, sizeof(p));
+    p.n_in = 2;
+    p.n_ops = p.n_dims = 1;
+    p.compute = p.out_type = p.in_type[0] = p.in_type[1] = (uint8_t)type;
+    p.out_reg = 2;
+    p.dim[0] = n;
+    p.in_stride[0][0] = p.in_stride[1][0] = p.out_stride[0] = 1;
+    p.ops[0] = (iv_program_op){.op = IV_OP_ADD, .dst = 2, .src = {0, 1}, .round = (uint8_t)type};
+    return p;
+}
+
+/* Rates of the states, one for each 64 elements. */
+static iv_status fill_rates(iv__store *st)
+{
+    int64_t n = st->state_elems / SLOT_ALIGN, b = (int64_t)iv_dtype_bytes(st->type);
+    char *host;
+    if (n == 0) return IV_OK;
+    IV_TRY(iv__calloc(n, (size_t)b, "rates of statistics", &host));
+    for (int64_t k = 0; k < st->n_states; ++k)
+        for (int64_t i = st->states[k].offset / SLOT_ALIGN;
+             i < (st->states[k].offset + slot_room(st->states[k].count)) / SLOT_ALIGN; ++i) {
+            if (st->type == IV_F64) ((double *)host)[i] = st->states[k].rate;
+            else ((float *)host)[i] = (float)st->states[k].rate;
+        }
+    iv_status s = iv__memory_alloc(st->device, n * b, "rates of statistics", &st->rate_mem);
+    if (s == IV_OK)
+        s = iv__device_write(st->device, iv__memory_range(&st->rate_mem, 0, n * b), host);
+    free(host);
+    return s == IV_OK ? iv__device_kernel(st->device, "optim", "running",
+                                          st->type == IV_F64 ? "dd" : "ff", &st->running_kernel)
+                      : s;
+}
+
+/* The gradient arena, and what works on its parts. */
+static iv_status make_gradients(iv__store *s, const iv_graph *g)
+{
+    IV_TRY(collect_summands(s, g));
+    s->stat_at = s->grad_elems;
+    s->loss_at = s->stat_at + s->state_elems;
+    s->grad_elems = s->loss_at + SLOT_ALIGN;
+    if (!g->differentiated) return IV_OK;
+    IV_TRY(iv__memory_alloc(s->device, s->grad_elems * (int64_t)iv_dtype_bytes(s->type),
+                            "gradients", &s->grad_mem));
+    IV_TRY(iv__calloc(s->n_summands, sizeof(*s->summand_kernels), "sums of gradients",
+                      &s->summand_kernels));
+    for (int64_t i = 0; i < s->n_summands; ++i) {
+        iv_program p = iv__store_add_program(s->type, s->summands[i].count);
+        IV_TRY(iv__device_program(s->device, &p, &s->summand_kernels[i]));
+    }
+    return fill_rates(s);
+}
+
 static iv_status make_arenas(iv__store *s, const iv_graph *g, uint64_t seed, int32_t moments,
                              bool decay_all)
 {
     IV_TRY(collect(g, IV_ROLE_PARAM, false, 0, &s->params, &s->n_params, &s->param_elems));
     IV_TRY(collect(g, IV_ROLE_STATE, false, 0, &s->states, &s->n_states, &s->state_elems));
-    IV_TRY(collect_summands(s, g));
     int64_t b = (int64_t)iv_dtype_bytes(s->type), bytes = s->param_elems * b;
     IV_TRY(iv__memory_alloc(s->device, bytes, "parameters", &s->param_mem));
-    if (g->differentiated)
-        IV_TRY(iv__memory_alloc(s->device, s->grad_elems * b, "gradients", &s->grad_mem));
+    IV_TRY(make_gradients(s, g));
     IV_TRY(iv__memory_alloc(s->device, s->state_elems * b, "running statistics", &s->state_mem));
     for (int32_t i = 0; i < moments; ++i)
         IV_TRY(iv__memory_alloc(s->device, bytes, "optimizer state", &s->moment_mem[i]));
@@ -192,8 +246,9 @@ static void free_slots(iv__slot *slots, int64_t n)
 void iv__store_free(iv__store *s)
 {
     if (!s) return;
-    iv__memory *all[] = {&s->param_mem,     &s->grad_mem,  &s->state_mem,  &s->moment_mem[0],
-                         &s->moment_mem[1], &s->group_mem, &s->lowered_mem};
+    iv__memory *all[] = {&s->param_mem,     &s->grad_mem,  &s->state_mem,   &s->moment_mem[0],
+                         &s->moment_mem[1], &s->group_mem, &s->lowered_mem, &s->rate_mem};
+    free(s->summand_kernels);
     for (int64_t i = 0; i < IV_COUNT(all); ++i) iv__memory_free(all[i]);
     free_slots(s->params, s->n_params);
     free_slots(s->states, s->n_states);
@@ -239,6 +294,34 @@ iv_status iv__store_lower(iv__store *s)
                    .buf = {iv__memory_range(&s->param_mem, 0, s->param_mem.bytes),
                            iv__memory_range(&s->lowered_mem, 0, s->lowered_mem.bytes)}};
     return s->device->vt->launch(s->device->queue, s->lower_kernel, &l);
+}
+
+iv_status iv__store_add_summands(iv__store *s)
+{
+    for (int64_t i = s->n_summands - 1; i >= 0; --i) { /* the last one was split off first */
+        const iv__slot *from = &s->summands[i], *to = &s->params[from->summand_of];
+        iv_buffer sum = iv__slot_range(&s->grad_mem, to, s->type);
+        iv_launch l = {.n_bufs = 3,
+                       .groups = (from->count + IV_PROGRAM_TILE - 1) / IV_PROGRAM_TILE,
+                       .buf = {sum, iv__slot_range(&s->grad_mem, from, s->type), sum}};
+        IV_TRY(s->device->vt->launch(s->device->queue, s->summand_kernels[i], &l));
+    }
+    return IV_OK;
+}
+
+iv_status iv__store_follow(iv__store *s, int64_t grains)
+{
+    enum { BLOCK = 4096 }; /* elements of a group of the kernel */
+    int64_t b = (int64_t)iv_dtype_bytes(s->type);
+    if (!s->state_elems) return IV_OK;
+    iv_launch l = {.n_bufs = 3,
+                   .groups = (s->state_elems + BLOCK - 1) / BLOCK,
+                   .buf = {iv__memory_range(&s->state_mem, 0, s->state_mem.bytes),
+                           iv__memory_range(&s->grad_mem, s->stat_at * b, s->state_elems * b),
+                           iv__memory_range(&s->rate_mem, 0, s->rate_mem.bytes)},
+                   .n = {s->state_elems},
+                   .f = {(double)grains}};
+    return s->device->vt->launch(s->device->queue, s->running_kernel, &l);
 }
 
 int64_t iv__store_find(const iv__slot *slots, int64_t n, const char *name)

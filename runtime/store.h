@@ -2,9 +2,14 @@
  * copies and running statistics, each one contiguous arena in device memory.
  *
  *   params   | w0 ....| w1 ..| w2 ........|     masters in the order of their names, each at a
- *   grads    | same layout                |     multiple of 64 elements, the gap behind it zero
+ *   grads    | same layout                |..   multiple of 64 elements, the gap behind it zero
  *   moments  | same layout, 0 to 2 times  |
  *   lowered  | same layout, 16-bit        |     made by one launch after each update
+ *
+ * Behind the gradients lies whatever else is a sum over the samples of a step, so that one range is
+ * added up over passes, devices and ranks:
+ *
+ *   grads    | gradients | summands of gradients | statistics, laid out as states | loss |
  *
  * So optimizer, norm, reduction, sharding and checkpoints are operations on ranges. */
 #ifndef IV_STORE_H
@@ -19,6 +24,7 @@ typedef struct iv__slot {
     iv_init init;
     int64_t offset, count; /* elements */
     int64_t summand_of;    /* summands: the parameter's index */
+    double rate;           /* states: of following their statistic */
     bool decay;            /* rank 2 and more: bit 0 of its groups */
 } iv__slot;
 
@@ -30,8 +36,10 @@ typedef struct iv__store {
                            grad_mem */
     int64_t n_params, n_states, n_summands;
     int64_t param_elems, state_elems, grad_elems; /* arena sizes in elements */
-    iv__memory param_mem, grad_mem, state_mem, moment_mem[2], group_mem;
-    iv__memory lowered_mem; /* one low type per run */
+    int64_t stat_at, loss_at;                     /* elements of the gradient arena */
+    iv__memory param_mem, grad_mem, state_mem, moment_mem[2], group_mem, rate_mem;
+    void *running_kernel, **summand_kernels; /* [n_summands] */
+    iv__memory lowered_mem;                  /* one low type per run */
     iv_dtype lowered_type;
     void *lower_kernel;
 } iv__store;
@@ -49,6 +57,13 @@ double iv__initial_value(iv_init init, uint64_t seed, uint32_t stream, uint64_t 
 iv_status iv__store_lowered(iv__store *s, iv_dtype t);
 /* Refreshes the lowered arena from the masters. */
 iv_status iv__store_lower(iv__store *s);
+/* c = a + b over n elements: the addition of partial sums. */
+iv_program iv__store_add_program(iv_dtype type, int64_t n);
+/* Adds the summands of gradients to the gradients that they are parts of: each is a sum over all
+ * samples; they are added in the order in which a single pass adds them. */
+iv_status iv__store_add_summands(iv__store *s);
+/* Running statistics follow the sums over a step's grains. */
+iv_status iv__store_follow(iv__store *s, int64_t grains);
 int64_t iv__store_find(const iv__slot *slots, int64_t n, const char *name); /* -1: none */
 /* Ranges of a slot. */
 static inline iv_buffer iv__slot_range(const iv__memory *m, const iv__slot *slot, iv_dtype t)

@@ -3,19 +3,7 @@
 #ifndef IV_TRAINER_H
 #define IV_TRAINER_H
 
-#include "optim.h"
-#include "plan.h"
-
-/* One executable for one batch size. */
-typedef struct iv__program {
-    iv_graph *graph;
-    iv__plan *plan;
-    iv_model_io io;
-    int64_t batch;
-    int32_t loss, logits; /* values the host reads */
-} iv__program;
-
-enum { IV__TREE_LEVELS = 17 }; /* 2^16 passes per step at most */
+#include "replica.h"
 
 struct iv_trainer {
     const iv_config *config; /* borrowed */
@@ -24,35 +12,38 @@ struct iv_trainer {
     iv_build_fn build;
     void *build_ctx;
 
+    iv__replica **replicas;
+    int64_t n_replicas;
+    bool is_cut; /* a step has several passes, here or elsewhere */
+    /* The first replica's (borrowed): for validation, generation and checkpoints. */
     iv__device *device;
+    iv__store *store;
     const iv_precision *precision;
     void *precision_self;
     char precision_name[64];
-    iv__store *store;
-    iv__optim *optim;
     iv__schedule schedule;
 
-    iv__program train, eval, generate; /* plan NULL until needed */
-    int64_t batch, accumulate, grains; /* per pass; passes; of the step */
+    iv__program eval, generate;        /* plan NULL until needed */
+    int64_t batch, accumulate, grains; /* most samples of a pass; batches and grains of a step */
     int64_t step, samples_seen, max_steps;
     int64_t skipped;
     uint64_t seed;
 
-    /* One step's samples on the host, and the tree of passes. */
+    /* One step's samples on the host. */
     char *x;
     int32_t *y;
     double *wide;    /* [batch, sample] when the model computes in f64 */
     size_t x_bytes;  /* per sample */
     int64_t y_count; /* per sample */
-    iv__memory tree[IV__TREE_LEVELS];
-    void *add_kernel, **summand_kernels; /* [store->n_summands] */
-    double tree_loss[IV__TREE_LEVELS];
 };
 
-/* trainer.c */
-iv_status iv__trainer_program(iv_trainer *t, int64_t batch, bool train, int64_t grains,
-                              iv__program *out);
+/* replica.c */
+iv_status iv__program_new(iv_trainer *t, iv__replica *r, int64_t batch, bool train, int64_t grains,
+                          iv__program *out);
 void iv__program_free(iv__program *p);
+
+/* trainer.c */
+iv__optim_options iv__trainer_optim(const iv_trainer *t);
 /* Writes samples, targets and the number of targets that count. */
 iv_status iv__program_feed(iv_trainer *t, iv__program *p, const char *x, const int32_t *y,
                            double norm, double scale);

@@ -179,7 +179,7 @@ iv_status iv_trainer_generate(iv_trainer *t, const int32_t *prompt, int64_t prom
 {
     if (prompt_n < 1 || n < 0)
         IV_FAIL(IV_INVALID, "generating: a prompt of at least one token is needed");
-    if (!t->generate.plan) IV_TRY(iv__trainer_program(t, 1, false, 1, &t->generate));
+    if (!t->generate.plan) IV_TRY(iv__program_new(t, t->replicas[0], 1, false, 1, &t->generate));
     const iv__value *x = &t->generate.graph->values[t->generate.io.x.id],
                     *l = &t->generate.graph->values[t->generate.logits];
     if (x->dtype != IV_I32 || l->shape.rank != 3)

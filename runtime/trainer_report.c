@@ -11,24 +11,30 @@ static int64_t program_bytes(const iv__program *p, int64_t *inputs, int64_t *tem
     return p->plan->uniform_mem.bytes;
 }
 
+static void add_replica(const iv__replica *r, iv_memory_report *m)
+{
+    const iv__store *s = r->store;
+    m->parameters += s->param_mem.bytes;
+    m->gradients += s->grad_mem.bytes;
+    m->optimizer += s->moment_mem[0].bytes + s->moment_mem[1].bytes;
+    m->lowered += s->lowered_mem.bytes;
+    m->statistics += s->state_mem.bytes;
+    m->other += s->group_mem.bytes + s->rate_mem.bytes;
+    for (int i = 0; i < IV__NODES_MOST; ++i) m->gradients += r->slots[i].bytes;
+    for (int64_t i = 0; i < r->n_programs; ++i)
+        m->other += program_bytes(&r->programs[i], &m->inputs, &m->temporaries);
+    m->other += r->optim->hyper_mem.bytes + r->optim->scalar_mem.bytes + r->optim->part_mem.bytes;
+    m->allocated += r->device->allocated;
+}
+
 void iv_trainer_memory(const iv_trainer *t, iv_memory_report *out)
 {
-    const iv__store *s = t->store;
-    iv_memory_report r = {.parameters = s->param_mem.bytes,
-                          .gradients = s->grad_mem.bytes,
-                          .optimizer = s->moment_mem[0].bytes + s->moment_mem[1].bytes,
-                          .lowered = s->lowered_mem.bytes,
-                          .statistics = s->state_mem.bytes,
-                          .other = s->group_mem.bytes};
-    for (int i = 0; i < IV__TREE_LEVELS; ++i) r.gradients += t->tree[i].bytes;
-    const iv__program *all[] = {&t->train, &t->eval, &t->generate};
-    for (int i = 0; i < 3; ++i) r.other += program_bytes(all[i], &r.inputs, &r.temporaries);
-    if (t->optim)
-        r.other +=
-            t->optim->hyper_mem.bytes + t->optim->scalar_mem.bytes + t->optim->part_mem.bytes;
+    iv_memory_report r = {0};
+    for (int64_t i = 0; i < t->n_replicas; ++i) add_replica(t->replicas[i], &r);
+    const iv__program *more[] = {&t->eval, &t->generate};
+    for (int i = 0; i < 2; ++i) r.other += program_bytes(more[i], &r.inputs, &r.temporaries);
     r.total = r.parameters + r.gradients + r.optimizer + r.lowered + r.statistics + r.inputs +
               r.temporaries + r.other;
-    r.allocated = t->device->allocated;
     *out = r;
 }
 
@@ -53,7 +59,7 @@ static void print_memory(const iv_trainer *t, iv__text *x)
     print_bytes(x, "other", m.other);
     print_bytes(x, "total", m.total);
     iv__text_printf(x, "  temporaries would take %.2f MiB without reuse\n",
-                    (double)t->train.plan->temp_unshared / 1048576.0);
+                    (double)t->replicas[0]->programs[0].plan->temp_unshared / 1048576.0);
 }
 
 iv_status iv_trainer_plan_text(iv_trainer *t, iv_plan_detail detail, char **out_text)
@@ -66,8 +72,9 @@ iv_status iv_trainer_plan_text(iv_trainer *t, iv_plan_detail detail, char **out_
         "%s on %s (%s, %s): %lld parameters, batch %lld x %lld in %lld grains, %lld steps a pass\n",
         iv_config_str(t->config, "model.name"), t->device->name, info.precision, info.numerics,
         (long long)info.parameters, (long long)info.batch, (long long)info.accumulate,
-        (long long)info.grains, (long long)t->train.plan->n_steps);
-    if (detail != IV_PLAN_SUMMARY) iv__plan_print(t->train.plan, &x, detail == IV_PLAN_REFUSED);
+        (long long)info.grains, (long long)t->replicas[0]->programs[0].plan->n_steps);
+    if (detail != IV_PLAN_SUMMARY)
+        iv__plan_print(t->replicas[0]->programs[0].plan, &x, detail == IV_PLAN_REFUSED);
     print_memory(t, &x);
     if (x.failed) {
         iv__text_free(&x);

@@ -453,7 +453,7 @@ static void bad_input(void **state)
         {"train " SMALL "--batch 0", "train.batch"},
         {"train " SMALL "--batch four", "four"},
         {"train " SMALL "--batch 4 --grains 3", "--grains 3"},
-        {"train " SMALL "--batch 4 --accumulate 3 --grains 4", "--accumulate 3"},
+        {"train " SMALL "--batch 4 --accumulate 3 --grains 2", "--batch 4"},
         {"train " SMALL "--lr -1", "optim.lr"},
         {"train " SMALL "--lr nan", "optim.lr"},
         {"train " SMALL "--optimizer lion", "lion"},

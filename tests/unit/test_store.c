@@ -76,10 +76,13 @@ static void test_layout(void **state)
         at += (s->params[i].count + 63) / 64 * 64;
     }
     assert_int_equal(s->param_elems, at);
-    const iv__memory *like_params[] = {&s->param_mem, &s->grad_mem, &s->moment_mem[0],
-                                       &s->moment_mem[1]};
+    const iv__memory *like_params[] = {&s->param_mem, &s->moment_mem[0], &s->moment_mem[1]};
     for (int64_t i = 0; i < IV_COUNT(like_params); ++i)
         assert_int_equal(like_params[i]->bytes, 4 * at);
+    assert_int_equal(s->stat_at, at); /* behind the gradients: statistics, then the loss */
+    assert_int_equal(s->loss_at, at + s->state_elems);
+    assert_int_equal(s->grad_elems, s->loss_at + 64);
+    assert_int_equal(s->grad_mem.bytes, 4 * s->grad_elems);
     static const char *const names[] = {"normal", "ones", "scalar",
                                         "uniform"}; /* in the order of names */
     for (int64_t i = 0; i < 4; ++i)
