@@ -227,6 +227,11 @@ const char *iv__env(iv__env_key key)
     return v && *v ? v : NULL;
 }
 
+const char *iv__env_any(const char *name)
+{
+    return getenv(name);
+}
+
 int64_t iv_env_count(void)
 {
     return IV_COUNT(env_table);

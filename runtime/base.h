@@ -87,6 +87,9 @@ int64_t iv__now_ns(void);
     X(OPENCL, "INVAR_OPENCL_LIB", "path of the OpenCL ICD loader to open")                         \
     X(CUDA, "INVAR_CUDA_LIB", "path of libcuda.so.1 to open")                                      \
     X(HIP, "INVAR_HIP_LIB", "path of libamdhip64 to open")                                         \
+    X(CLUSTER, "INVAR_CLUSTER",                                                                    \
+      "cluster environment, as --cluster: none or a name; --cluster wins")                         \
+    X(HOST_NAME, "INVAR_HOST_NAME", "name of this host, where launchers know it by another")       \
     X(OMP_WAIT, "OMP_WAIT_POLICY",                                                                 \
       "how OpenMP threads wait; the command lets them spin shortly unless one of these is set")    \
     X(GOMP_SPIN, "GOMP_SPINCOUNT", "spins of a waiting thread of GNU OpenMP")                      \
@@ -100,5 +103,7 @@ typedef enum iv__env_key {
 } iv__env_key;
 /* The variable's value, or NULL if unset or empty. */
 const char *iv__env(iv__env_key key);
+/* Value of any variable, or NULL if unset: only for what launchers leave to cluster plugins. */
+const char *iv__env_any(const char *name);
 
 #endif

@@ -301,6 +301,54 @@ IV_API bool iv_plugin_entry(int32_t i, iv_plugin_info *out);
 /* Loads the shared libraries named in a comma-separated list (other entries are left alone). */
 IV_API iv_status iv_plugins_load(const char *list);
 
+/* ---- clusters: which process of how many this is, as the launcher's environment tells ---- */
+enum { IV_MOST_PORTS = 8 };
+typedef enum iv_rank_field {
+    IV_RANK_WORLD,
+    IV_RANK_RANK,
+    IV_RANK_LOCAL_WORLD,
+    IV_RANK_LOCAL_RANK,
+    IV_RANK_NODES,
+    IV_RANK_NODE,
+    IV_RANK_ADDRESS,
+    IV_RANK_PORT,
+    IV_RANK_FIELDS
+} iv_rank_field;
+typedef struct iv_ranks {
+    int32_t world, rank; /* 0 <= rank < world */
+    int32_t local_world,
+        local_rank;      /* on this node; local_world 0: the environment does not tell */
+    int32_t nodes, node; /* nodes 0 and node -1: the environment does not tell */
+    char address[256]; /* where rank 0 listens: name or number; "": the environment does not tell */
+    int32_t port;      /* ports[0], or 0 */
+    /* Rank 0 listens on the first of these that is free; the others try them in turn. */
+    int32_t n_ports, ports[IV_MOST_PORTS];
+    /* Processes that this one is to start on its node, itself being the first: world, rank and
+     * local_world count them.  1: the launcher has started all. */
+    int32_t spawn;
+    int32_t restarts; /* how often the launcher has started this job before */
+    char job[64];     /* tells runs on shared nodes apart; the same on every rank; may be "" */
+    /* The variable, or the rule, that gave each field: "SLURM_PROCID"; "" where none did. */
+    char from[IV_RANK_FIELDS][64];
+} iv_ranks;
+typedef struct iv_cluster_info {
+    char name[64];     /* the plugin, or "none" */
+    char why[512];     /* what decided, one line */
+    char requeue[256]; /* command that makes the scheduler run the job again, or "" */
+    iv_ranks ranks;
+} iv_cluster_info;
+/* The environment that cluster.name, INVAR_CLUSTER or detection choose, and what it says, checked
+ * against device.devices and cluster.nodes.  IV_INVALID names what is missing or contradicts.
+ * Writes name and why in *out also then, where a choice was made. */
+IV_API iv_status iv_cluster_find(const iv_config *c, iv_cluster_info *out);
+typedef struct iv_cluster_candidate {
+    char name[64];
+    int32_t score; /* 0: not here; the highest is chosen */
+    char why[512];
+} iv_cluster_candidate;
+/* Candidate i of the detection (false past the end), in the order of plugins. */
+IV_API bool iv_cluster_candidate_get(int32_t i, iv_cluster_candidate *out);
+
 /* ---- models ---- */
 typedef struct iv_model_io {
     iv_value x, y;   /* inputs: samples and targets (i32; entries -1 are ignored) */

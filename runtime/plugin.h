@@ -18,7 +18,7 @@
 extern "C" {
 #endif
 
-#define IV_PLUGIN_ABI ((1u << 16) | 0u)
+#define IV_PLUGIN_ABI ((1u << 16) | 1u)
 
 typedef enum iv_plugin_kind {
     IV_PLUGIN_BACKEND,
@@ -45,6 +45,9 @@ struct iv_host {
         ;
     /* Value of one of Invar's environment variables by name ("INVAR_CACHE_DIR"), or NULL. */
     const char *(*env)(const char *name);
+    /* (since 1.1) Value of any environment variable, "" if it is empty, NULL if it is not set: what
+     * launchers leave to the processes that they start.  For cluster plugins; NULL for others. */
+    const char *(*variable)(const char *name);
 };
 
 struct iv_plugin {
@@ -136,19 +139,26 @@ typedef struct iv_checkpoint {
     const char *extension;          /* ".safetensors" */
 } iv_checkpoint;
 
-/* ---- cluster ---- who am I and where are the others; moves no data. */
-typedef struct iv_ranks {
-    int32_t world, rank, local_world, local_rank, nodes, node;
-    char address[256]; /* main address */
-    int32_t port;
-} iv_ranks;
+/* ---- cluster ---- which process of how many this is, and where the first one listens (iv_ranks in
+ * invar.h).  Moves no data, starts nothing: environment variables and files that they name only. */
+typedef struct iv_cluster_ask {
+    int32_t devices; /* processes per node that the run asks for; 0: as the launcher has it */
+    int32_t nodes;   /* nodes that the run asks for; 0: as the launcher has it */
+} iv_cluster_ask;
 typedef struct iv_cluster {
-    /* 0: not here; else how specific (higher wins).  Environment variables only.  `why` gets one
-     * line naming the variables seen or missing. */
+    /* 0: not here; else how specific (higher wins; docs/cluster.md has the built-in ones).  `why`
+     * gets one line naming the variables seen or missing. */
     int (*detect)(void *self, char *why, size_t why_size);
-    iv_status (*ranks)(void *self, iv_ranks *out);
-    /* (optional) Checks the launcher's counts against what the run asks for. */
-    iv_status (*validate)(void *self, int32_t devices_per_node, int32_t nodes);
+    /* Fills *out, which is zero.  IV_INVALID names the variable that is missing,
+     * malformed or contradicts another one.  Also called for a plugin that the user names, though
+     * detect says 0. */
+    iv_status (*ranks)(void *self, const iv_cluster_ask *ask, iv_ranks *out);
+    /* (optional) Checks the launcher's counts against what the run asks for.  NULL: what the host
+     * checks on `ranks` is enough. */
+    iv_status (*validate)(void *self, const iv_cluster_ask *ask, const iv_ranks *ranks);
+    /* (optional) The command that makes the scheduler run this job once more, such as "scontrol
+     * requeue 12_3".  NULL, or "": there is none. */
+    iv_status (*requeue)(void *self, char *out, size_t size);
 } iv_cluster;
 
 /* ---- transport ---- moves bytes between the ranks of a job; knows no tensors.  All collective

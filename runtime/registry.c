@@ -34,7 +34,10 @@ static const char *host_env(const char *name)
     return NULL;
 }
 
-const iv_host iv__host = {IV_PLUGIN_ABI, sizeof(iv_host), iv__fail, iv__log, host_env};
+const iv_host iv__host = {IV_PLUGIN_ABI, sizeof(iv_host), iv__fail, iv__log, host_env, NULL};
+/* Cluster plugins may also read what launchers left in the environment. */
+static const iv_host cluster_host = {IV_PLUGIN_ABI, sizeof(iv_host), iv__fail,
+                                     iv__log,       host_env,        iv__env_any};
 
 static const char *const kind_names[IV_PLUGIN_KIND_COUNT] = {"backend", "precision", "checkpoint",
                                                              "cluster", "transport"};
@@ -184,7 +187,8 @@ static iv_status start(entry *e, const char *args, const iv_plugin **out, void *
     if (e->ready && strcmp(e->args, args) != 0)
         IV_FAIL(IV_INVALID, "plugin %s: used with '%s' and with '%s'", e->name, e->args, args);
     if (!e->ready && e->plugin->init) {
-        iv_status s = e->plugin->init(&iv__host, args, &e->self);
+        const bool cluster = e->plugin->kind == IV_PLUGIN_CLUSTER;
+        iv_status s = e->plugin->init(cluster ? &cluster_host : &iv__host, args, &e->self);
         if (s != IV_OK) {
             snprintf(e->refused, sizeof(e->refused), "%s", iv_error_message());
             return iv__context(s, "starting plugin %s", e->name);

@@ -13,8 +13,8 @@
 enum {
     ALL = -1,
     TABLES = IV_CLI_TRAIN | IV_CLI_GENERATE | IV_CLI_PLAN | IV_CLI_DEVICES | IV_CLI_PLUGINS |
-             IV_CLI_ENV | IV_CLI_CKPT,
-    RUNS = IV_CLI_TRAIN | IV_CLI_GENERATE | IV_CLI_PLAN
+             IV_CLI_ENV | IV_CLI_CKPT | IV_CLI_CLUSTER,
+    RUNS = IV_CLI_TRAIN | IV_CLI_GENERATE | IV_CLI_PLAN | IV_CLI_CLUSTER
 };
 
 const iv__cli_option iv__cli_options[] = {
