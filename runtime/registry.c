@@ -86,6 +86,25 @@ static const char *check_descriptor(const iv_plugin *p, char *buf, size_t size)
     return NULL;
 }
 
+/* What the host calls: the plugin itself, or, where its table was compiled with fewer entries than
+ * this host knows, a copy whose missing entries are NULL.  Lives as long as the process. */
+static const iv_plugin *completed(const iv_plugin *p)
+{
+    static const size_t sizes[IV_PLUGIN_KIND_COUNT] = {
+        [IV_PLUGIN_BACKEND] = sizeof(iv_backend),
+        [IV_PLUGIN_PRECISION] = sizeof(iv_precision),
+        [IV_PLUGIN_CHECKPOINT] = sizeof(iv_checkpoint),
+        [IV_PLUGIN_CLUSTER] = sizeof(iv_cluster),
+        [IV_PLUGIN_TRANSPORT] = sizeof(iv_transport),
+    };
+    if (p->vtable_size >= sizes[p->kind]) return p;
+    iv_plugin *copy = calloc(1, sizeof(*copy) + sizes[p->kind]);
+    if (!copy) return NULL;
+    *copy = *p;
+    copy->vtable = memcpy(copy + 1, p->vtable, p->vtable_size);
+    return copy;
+}
+
 static iv_status load_library(const char *path)
 {
     ensure_builtin();
@@ -105,6 +124,7 @@ static iv_status load_library(const char *path)
         memcpy(&get, &symbol, sizeof(get));
         if (!symbol) why = "it does not export invar_plugin()";
         else why = check_descriptor(p = get(), buf, sizeof(buf));
+        if (symbol && !why && !(p = completed(p))) why = "no memory for its table";
     }
     entry *e = add_entry(why ? NULL : p, why ? path : p->name, path);
     if (!e) IV_FAIL(IV_UNSUPPORTED, "loading plugin %s: more than %d plugins", path, MOST);
