@@ -64,6 +64,17 @@ iv_require(BLAS INVAR_CBLAS_FOUND "apt-get install libopenblas-dev")
 
 include(${PROJECT_SOURCE_DIR}/backends/opencl/opencl.cmake)
 
+# What backends share that compile the kernels at run time, with the texts of the kernels.
+function(iv_add_common out_objects)
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/backends/common/*.c)
+  iv_kernel_texts(texts)
+  add_library(invar_common OBJECT ${sources} ${texts})
+  target_include_directories(invar_common PRIVATE ${PROJECT_SOURCE_DIR})
+  target_link_libraries(invar_common PRIVATE invar_flags PkgConfig::XXHASH)
+  set_target_properties(invar_common PROPERTIES POSITION_INDEPENDENT_CODE ON)
+  set(${out_objects} $<TARGET_OBJECTS:invar_common> PARENT_SCOPE)
+endfunction()
+
 # The CPU backend is always built.
 function(iv_add_backends out_objects)
   set(cpu ${PROJECT_SOURCE_DIR}/backends/cpu)
@@ -104,7 +115,11 @@ function(iv_add_backends out_objects)
     list(APPEND objects $<TARGET_OBJECTS:invar_gemm_amx>)
   endif()
   iv_add_opencl(opencl)
-  set(${out_objects} ${objects} ${opencl} PARENT_SCOPE)
+  set(common "")
+  if(INVAR_HAVE_OPENCL)
+    iv_add_common(common)
+  endif()
+  set(${out_objects} ${objects} ${opencl} ${common} PARENT_SCOPE)
 endfunction()
 
 # builtin.c: the table of built-in plugins, from the files that define one.

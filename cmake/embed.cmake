@@ -1,7 +1,7 @@
 # embed.cmake: run at build time, writes a C file that holds files as arrays of bytes (string literals have
 # a greatest length):  cmake -DOUT=texts.c "-DFILES=a.k;b.h" -P embed.cmake
 set(rows "")
-set(text "/* written by cmake/embed.cmake */\n#include \"backends/opencl/texts.h\"\n")
+set(text "/* written by cmake/embed.cmake */\n#include \"backends/common/texts.h\"\n")
 set(n 0)
 foreach(file ${FILES})
   get_filename_component(name ${file} NAME)

@@ -106,7 +106,7 @@ function(iv_add_kernels out_objects)
   set(${out_objects} ${objects} ${CMAKE_BINARY_DIR}/kernels/table.c PARENT_SCOPE)
 endfunction()
 
-# The C file with the texts of the kernels (backends/opencl/texts.h): out variable gets its path.
+# The C file with the texts of the kernels (backends/common/texts.h): out variable gets its path.
 function(iv_kernel_texts out)
   set(folder ${PROJECT_SOURCE_DIR}/kernels)
   file(GLOB kernels CONFIGURE_DEPENDS ${folder}/*.k)

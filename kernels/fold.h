@@ -108,7 +108,7 @@ IV_FN i64 iv_run_left(iv_runs r, i64 e)
 /* See below. */
 #define IV_SPAN 512
 #define IV_COLUMN_KERNEL(name)                                                                     \
-    IV_HEAD_(name)                                                                                 \
+    IV_HEAD_(name, iv_params)                                                                      \
         i64 iv_merged = 1;                                                                         \
         for (i64 iv_group = iv_g0; iv_group < iv_g1; iv_group += iv_merged) {
 #define LIVE_COLUMNS(n, c0)                                                                        \

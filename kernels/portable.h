@@ -77,7 +77,73 @@ typedef double f64;
 #define IV_LANE ((i32)get_local_id(0))
 #define IV_GROUP_ID ((i64)get_group_id(0))
 #define IV_SHARED_DECL(t, v, n) __local t v[n]
-#elif defined(__CUDACC__) || defined(__CUDACC_RTC__) || defined(__HIPCC__) || defined(__HIPCC_RTC__)
+#ifndef IV_CPU_DEVICE
+#define IV_HEAD_(name, P)                                                                          \
+    __kernel __attribute__((reqd_work_group_size(IV_W, 1, 1))) void name(IV_BUFS_, const P p)      \
+    {
+#endif
+#elif defined(__HIP__) || defined(__HIPCC__) || defined(__HIPCC_RTC__)
+/* HIP by the builtins of its compiler alone: no header, no device library, so that the text is the same
+ * for hipRTC and for compilers without ROCm. */
+#define IV_HIP 1
+#define IV_HAS_F64 1
+typedef int i32; typedef unsigned u32; typedef long long i64; typedef unsigned long long u64;
+typedef short i16; typedef unsigned short u16; typedef unsigned char u8;
+typedef float f32; typedef double f64;
+#define IV_GLOBAL
+#define IV_LOCAL_
+#define IV_FN static inline __attribute__((device, always_inline, unused))
+#define IV_AS_F32(x) __builtin_bit_cast(f32, (u32)(x))
+#define IV_AS_U32(x) __builtin_bit_cast(u32, (f32)(x))
+#define IV_AS_F64(x) __builtin_bit_cast(f64, (u64)(x))
+#define IV_AS_U64(x) __builtin_bit_cast(u64, (f64)(x))
+#define IV_FMA32(a, b, c) __builtin_fmaf((f32)(a), (f32)(b), (f32)(c))
+#define IV_FMA64(a, b, c) __builtin_fma((f64)(a), (f64)(b), (f64)(c))
+#define IV_SQRT32(x) iv_sqrt32(x)
+#define IV_SQRT64(x) iv_sqrt64(x)
+/* The hardware's root is off by one ulp at most.  s is the rounded root of y if
+ * prev(s) s < y <= next(s) s, and fma tells the signs of these differences exactly.  Small numbers are
+ * scaled, so that no residue is lost.  Comparisons with the NaNs that 0, inf and x < 0 lead to are false. */
+#define IV_ROUND_ROOT(F, U, AS_F, AS_U, FMA_, s, y)                                                \
+    const F down = AS_F(AS_U(s) - (U)1), up = AS_F(AS_U(s) + (U)1);                                \
+    const F low = FMA_(-down, s, y), high = FMA_(-up, s, y);                                       \
+    s = low <= (F)0 ? down : s;                                                                    \
+    s = high > (F)0 ? up : s;
+IV_FN f32 iv_sqrt32(f32 x)
+{
+    const bool small = x < 0x1p-96f;
+    const f32 y = small ? x * 0x1p32f : x;
+    f32 s = __builtin_amdgcn_sqrtf(y);
+    IV_ROUND_ROOT(f32, u32, IV_AS_F32, IV_AS_U32, IV_FMA32, s, y)
+    return small ? s * 0x1p-16f : s;
+}
+/* From an inverse root of some 24 bits: one step of both, one of the root. */
+IV_FN f64 iv_sqrt64(f64 x)
+{
+    const bool small = x < 0x1p-767;
+    const f64 y = small ? x * 0x1p256 : x;
+    const f64 r = __builtin_amdgcn_rsq(y);
+    const f64 g = y * r, h = 0.5 * r, e = IV_FMA64(-h, g, 0.5);
+    const f64 g1 = IV_FMA64(g, e, g), h1 = IV_FMA64(h, e, h);
+    f64 s = IV_FMA64(IV_FMA64(-g1, g1, y), h1, g1);
+    IV_ROUND_ROOT(f64, u64, IV_AS_F64, IV_AS_U64, IV_FMA64, s, y)
+    s = small ? s * 0x1p-128 : s;
+    return y == 0 || y == IV_AS_F64(0x7ff0000000000000ull) ? x : s;
+}
+#define IV_BARRIER                                                                                 \
+    do {                                                                                           \
+        __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");                                     \
+        __builtin_amdgcn_s_barrier();                                                              \
+        __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");                                     \
+    } while (0)
+#define IV_LANE ((i32)__builtin_amdgcn_workitem_id_x())
+#define IV_GROUP_ID ((i64)__builtin_amdgcn_workgroup_id_x())
+#define IV_SHARED_DECL(t, v, n) static __attribute__((shared)) t v[n]
+#define IV_HEAD_(name, P)                                                                          \
+    extern "C" __attribute__((global, amdgpu_flat_work_group_size(IV_W, IV_W))) void name(         \
+        IV_BUFS_, const P p)                                                                       \
+    {
+#elif defined(__CUDACC__) || defined(__CUDACC_RTC__)
 #define IV_HAS_F64 1
 typedef int i32; typedef unsigned u32; typedef long long i64; typedef unsigned long long u64;
 typedef short i16; typedef unsigned short u16; typedef unsigned char u8;
@@ -97,6 +163,9 @@ typedef float f32; typedef double f64;
 #define IV_LANE ((i32)threadIdx.x)
 #define IV_GROUP_ID ((i64)blockIdx.x)
 #define IV_SHARED_DECL(t, v, n) __shared__ t v[n]
+#define IV_HEAD_(name, P)                                                                          \
+    extern "C" __global__ void __launch_bounds__(IV_W) name(IV_BUFS_, const P p)                   \
+    {
 #else
 #define IV_HOST_DIALECT 1
 #define IV_HOST_FORM 1
@@ -141,27 +210,28 @@ typedef struct {
     IV_GLOBAL u8 *iv_b0, IV_GLOBAL u8 *iv_b1, IV_GLOBAL u8 *iv_b2, IV_GLOBAL u8 *iv_b3,            \
         IV_GLOBAL u8 *iv_b4, IV_GLOBAL u8 *iv_b5, IV_GLOBAL u8 *iv_b6, IV_GLOBAL u8 *iv_b7
 #ifdef IV_HOST_FORM
-/* A kernel runs the groups [g0, g1) of a launch: IV_HEAD_ opens such a function. */
+/* A kernel runs the groups [g0, g1) of a launch: IV_HEAD_ opens such a function with parameters of type
+ * P (iv_params, or those of an element program).  On a GPU it is the work of one group. */
 #ifdef IV_HOST_DIALECT
-#define IV_HEAD_(name)                                                                             \
+#define IV_HEAD_(name, P)                                                                          \
     __attribute__((visibility("hidden"))) void IV_HOST_NAME(name)(                                 \
-        u8 *const *iv_buf, const iv_params *iv_pp, i64 iv_g0, i64 iv_g1)                           \
+        u8 *const *iv_buf, const P *iv_pp, i64 iv_g0, i64 iv_g1)                                   \
     {                                                                                              \
-        const iv_params p = *iv_pp;                                                                \
+        const P p = *iv_pp;                                                                        \
         (void)p;
 #define IV_RAW(k) iv_buf[k]
 #else
 /* Each work-item has an equal part of the groups. */
-#define IV_HEAD_(name)                                                                             \
+#define IV_HEAD_(name, P)                                                                          \
     __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void name(                             \
-        IV_BUFS_, const iv_params p, const i64 iv_groups)                                          \
+        IV_BUFS_, const P p, const i64 iv_groups)                                                  \
     {                                                                                              \
         const i64 iv_g0 = iv_groups * (i64)get_group_id(0) / (i64)get_num_groups(0);               \
         const i64 iv_g1 = iv_groups * ((i64)get_group_id(0) + 1) / (i64)get_num_groups(0);
 #define IV_RAW(k) iv_b##k
 #endif
 #define IV_KERNEL(name)                                                                            \
-    IV_HEAD_(name)                                                                                 \
+    IV_HEAD_(name, iv_params)                                                                      \
         for (i64 iv_group = iv_g0; iv_group < iv_g1; ++iv_group) {
 #define IV_END                                                                                     \
     }                                                                                              \
@@ -198,16 +268,7 @@ typedef struct {
         }                                                                                          \
     }
 #else
-#ifdef IV_OPENCL
-#define IV_KERNEL(name)                                                                            \
-    __kernel __attribute__((reqd_work_group_size(IV_W, 1, 1))) void name(IV_BUFS_,                 \
-                                                                         const iv_params p)        \
-    {
-#else
-#define IV_KERNEL(name)                                                                            \
-    extern "C" __global__ void __launch_bounds__(IV_W) name(IV_BUFS_, const iv_params p)           \
-    {
-#endif
+#define IV_KERNEL(name) IV_HEAD_(name, iv_params)
 #define IV_END }
 #define GROUP IV_GROUP_ID
 #define IV_RAW(k) iv_b##k

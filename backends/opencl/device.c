@@ -91,8 +91,8 @@ static iv_status open_context(cl_dev *d)
     return IV_OK;
 }
 
-iv_status iv__cl_device_open(cl_device_id id, int32_t index, const char *cache, cl_cache_kind kind,
-                             cl_dev **out)
+iv_status iv__cl_device_open(cl_device_id id, int32_t index, const char *cache,
+                             iv__cache_named named, cl_dev **out)
 {
     cl_dev *d = calloc(1, sizeof(*d));
     if (!d) return iv__cl_host->fail(IV_NO_MEMORY, "opening an OpenCL device");
@@ -101,10 +101,17 @@ iv_status iv__cl_device_open(cl_device_id id, int32_t index, const char *cache, 
     read_properties(d);
     /* PoCL keeps compiled kernels itself, and to ask it for a program's binary makes it compile
      * every kernel once more than it needs: 12 of 24 seconds for a small GPT. */
-    if (kind == CL_CACHE_NAMED || !d->pocl) snprintf(d->cache, sizeof(d->cache), "%s", cache);
+    d->cache = (iv__cache){.host = iv__cl_host, .kind = "opencl"};
+    if (named == IV__CACHE_NAMED || !d->pocl)
+        snprintf(d->cache.folder, sizeof(d->cache.folder), "%s", cache);
+    snprintf(d->notes, sizeof(d->notes), "%s, f16 %s",
+             d->cpu ? "kernels in the host's form" : "groups of 64 work-items",
+             d->f16 ? "supported" : "stored only");
     iv_status s = check_limits(d);
     if (s == IV_OK) s = open_context(d);
-    if (s == IV_OK) s = iv__cl_probe(d);
+    if (s == IV_OK)
+        s = iv__probe(iv__cl_host, &iv__cl_backend, d, d->f64, &d->exact, d->notes,
+                      sizeof(d->notes));
     if (s != IV_OK) {
         iv__cl_device_close(d);
         return s;

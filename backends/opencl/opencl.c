@@ -14,7 +14,7 @@ typedef struct cl_driver {
     cl_device_id devices[MOST_DEVICES];
     int32_t n;
     char cache[512];
-    cl_cache_kind cache_kind;
+    iv__cache_named cache_named;
 } cl_driver;
 
 static iv_status cl_init(const iv_host *h, const char *args, void **out_self)
@@ -75,16 +75,6 @@ static iv_status find_devices(cl_driver *d)
     return IV_OK;
 }
 
-/* The folder of compiled kernels: the option, INVAR_CACHE_DIR, ~/.cache/invar, or none. */
-static void choose_cache(const char *option, cl_driver *d)
-{
-    const char *named = option ? option : iv__cl_host->env("INVAR_CACHE_DIR"),
-               *home = iv__cl_host->env("HOME");
-    d->cache_kind = named ? CL_CACHE_NAMED : CL_CACHE_DEFAULT;
-    if (named) snprintf(d->cache, sizeof(d->cache), "%s", named);
-    else if (home) snprintf(d->cache, sizeof(d->cache), "%s/.cache/invar", home);
-}
-
 static iv_status cl_open(void *self, const iv_backend_options *o, void **out_drv)
 {
     (void)self;
@@ -92,7 +82,7 @@ static iv_status cl_open(void *self, const iv_backend_options *o, void **out_drv
     if (s != IV_OK) return s;
     cl_driver *d = calloc(1, sizeof(*d));
     if (!d) return iv__cl_host->fail(IV_NO_MEMORY, "opening the OpenCL backend");
-    choose_cache(o->cache, d);
+    d->cache_named = iv__cache_choose(iv__cl_host, o->cache, d->cache, sizeof(d->cache));
     s = find_devices(d);
     if (s != IV_OK) {
         free(d);
@@ -120,7 +110,7 @@ static iv_status cl_device_open(void *drv, int32_t index, void **out_dev)
     if (index < 0 || index >= d->n)
         return iv__cl_host->fail(IV_UNAVAILABLE, "opening opencl:%d: there are %d OpenCL devices",
                                  index, d->n);
-    iv_status s = iv__cl_device_open(d->devices[index], index, d->cache, d->cache_kind, &dev);
+    iv_status s = iv__cl_device_open(d->devices[index], index, d->cache, d->cache_named, &dev);
     if (s == IV_OK) *out_dev = dev;
     return s;
 }
@@ -133,7 +123,7 @@ static const iv_impl *const *cl_impls(void *dev, int32_t *out_n)
     return NULL;
 }
 
-static const iv_backend opencl_backend = {
+const iv_backend iv__cl_backend = {
     .open = cl_open,
     .close = cl_close,
     .device_count = cl_device_count,
@@ -166,6 +156,6 @@ const iv_plugin iv__plugin_opencl = {
     .name = "opencl",
     .version = "1",
     .summary = "devices of all OpenCL platforms: the portable kernels, compiled at run time",
-    .vtable = &opencl_backend,
+    .vtable = &iv__cl_backend,
     .init = cl_init,
 };

@@ -2,10 +2,9 @@
  *
  *   cl.c       the library: opened at run time, its functions and error names
  *   opencl.c   the plugin: platforms and devices, the table of functions
- *   device.c   one device: what it can do, the probe of its rounding, memory
+ *   device.c   one device: what it can do, memory
  *   queue.c    copies, launches, timeline
- *   program.c  kernels out of texts; cache.c keeps compiled programs on disk
- *   elem.c     text of element programs
+ *   program.c  kernels out of the texts of backends/common
  *
  * A device of type CPU (dev->cpu) compiles the host's form of the kernels (IV_CPU_DEVICE in
  * portable.h): its kernels have a ninth argument, the number of groups, of which every work-item
@@ -15,7 +14,7 @@
 #ifndef IV_BACKENDS_OPENCL_OPENCL_H
 #define IV_BACKENDS_OPENCL_OPENCL_H
 
-#include "../../runtime/plugin.h"
+#include "../common/common.h"
 
 #define CL_TARGET_OPENCL_VERSION 120
 #include <CL/cl.h>
@@ -35,24 +34,6 @@ iv_status iv__cl_open(void);
 const char *iv__cl_name(cl_int error);
 /* Fails with "WHAT: CL_NAME = -5"; the status belongs to the error. */
 iv_status iv__cl_fail(cl_int error, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-
-/* Same layout as iv_params of kernels/portable.h. */
-typedef struct cl_params {
-    int64_t off[IV_MAX_BUFS];
-    int64_t n[IV_KERNEL_INTS];
-    int64_t d[IV_KERNEL_FLOATS];
-    float f[IV_KERNEL_FLOATS];
-} cl_params;
-
-/* The parameter block of element programs; the struct in the text that elem.c writes is the same.
- */
-typedef struct cl_elem_params {
-    int64_t off[IV_MAX_BUFS];
-    int64_t count, per_sample;
-    int64_t dim[IV_PROGRAM_DIMS];
-    int64_t stride[IV_PROGRAM_INPUTS + 1][IV_PROGRAM_DIMS]; /* inputs, then at n_in the output */
-    uint32_t stream[IV_PROGRAM_OPS];
-} cl_elem_params;
 
 typedef struct cl_memory {
     cl_mem mem;
@@ -74,7 +55,7 @@ typedef struct cl_device {
     cl_code *codes;
     char label[32]; /* "opencl:0" */
     char platform[64], name[128], vendor[64], driver[64], version[64];
-    char cache[512]; /* folder of compiled programs; "": none, or the platform keeps its own */
+    iv__cache cache; /* no folder: none, or the platform keeps its own */
     char notes[256];
     int64_t mem_bytes, most_bytes, allocated;
     uint64_t freed; /* number of memories freed: arguments set before may be stale */
@@ -84,9 +65,9 @@ typedef struct cl_device {
 
 typedef struct cl_kern {
     cl_kernel kernel;
-    char name[48];
+    char name[64];
     bool program; /* an element program: elem holds its constant part */
-    cl_elem_params elem;
+    iv__elem_params elem;
     cl_mem set[IV_MAX_BUFS]; /* arguments as last set, */
     uint64_t freed;          /* when this many memories had been freed */
 } cl_kern;
@@ -102,11 +83,10 @@ typedef struct cl_queue {
 } cl_queue;
 
 /* device.c */
-/* How the folder of compiled programs was found: a platform that has its own uses ours only if
- * named. */
-typedef enum cl_cache_kind { CL_CACHE_NAMED, CL_CACHE_DEFAULT } cl_cache_kind;
-iv_status iv__cl_device_open(cl_device_id id, int32_t index, const char *cache, cl_cache_kind kind,
-                             cl_dev **out);
+/* `cache` is the folder of compiled programs: a platform that has its own uses ours only if named.
+ */
+iv_status iv__cl_device_open(cl_device_id id, int32_t index, const char *cache,
+                             iv__cache_named named, cl_dev **out);
 void iv__cl_device_close(void *dev);
 iv_status iv__cl_device_info(void *dev, iv_device_info *out);
 iv_status iv__cl_mem_alloc(void *dev, int64_t bytes, iv_mem_kind kind, void **out_mem);
@@ -115,8 +95,8 @@ void *iv__cl_mem_host(void *dev, void *mem);
 /* A text property of a device, or "?". */
 void iv__cl_device_text(cl_device_id id, cl_device_info what, char *out, size_t size);
 
-/* probe.c: sets dev->exact and the reasons in dev->notes.  Fails only if nothing can be run. */
-iv_status iv__cl_probe(cl_dev *dev);
+/* opencl.c */
+extern const iv_backend iv__cl_backend;
 
 /* queue.c */
 iv_status iv__cl_queue_open(void *dev, iv_queue_kind kind, void **out_q);
@@ -131,31 +111,7 @@ iv_status iv__cl_wait(void *q, void *other_q, uint64_t seq);
 iv_status iv__cl_sync(void *q);
 
 /* program.c */
-enum { CL_TEXTS = 12 };
-typedef struct cl_source {
-    const char *text[CL_TEXTS];
-    size_t size[CL_TEXTS];
-    cl_uint n;
-} cl_source;
-/* The text of kernels/<name>; false if there is none. */
-bool iv__cl_add_file(cl_source *s, const char *name);
-void iv__cl_add_text(cl_source *s, const char *text);
-/* Compiles the texts (or takes them from the device's list or the cache on disk) and makes kernel
- * `function` of them; `what` names it in errors. */
-iv_status iv__cl_kernel_make(cl_dev *dev, const cl_source *s, const char *function,
-                             const char *what, cl_kern **out);
 iv_status iv__cl_kernel_build(void *dev, const iv_kernel_src *src, void **out_kernel);
 void iv__cl_kernel_free(void *dev, void *kernel);
-
-/* cache.c: compiled programs on disk; folder and file appear when the first is stored. */
-/* *out_bytes is malloc'ed, NULL if there is no good entry. */
-void iv__cl_cache_load(const cl_dev *dev, const uint64_t key[2], void **out_bytes,
-                       size_t *out_size);
-void iv__cl_cache_store(const cl_dev *dev, const uint64_t key[2], const void *bytes, size_t size);
-
-/* elem.c: the text of a program, a kernel `elements`.  Shapes, strides and streams are parameters,
- * so that programs that differ in them only share a text.  malloc'ed; NULL: out of memory. */
-char *iv__cl_elem_text(const cl_dev *dev, const iv_program *p);
-void iv__cl_elem_params(const iv_program *p, cl_elem_params *out);
 
 #endif

@@ -169,13 +169,12 @@ static cl_int set_buffers(const cl_queue *q, cl_kern *k, const iv_launch *l)
 
 static cl_int set_params(cl_kern *k, const iv_launch *l)
 {
-    cl_params p = {0};
-    int64_t *off = k->program ? k->elem.off : p.off;
-    for (int32_t i = 0; i < l->n_bufs; ++i) off[i] = l->buf[i].offset;
-    if (k->program) return iv__cl.SetKernelArg(k->kernel, IV_MAX_BUFS, sizeof(k->elem), &k->elem);
-    memcpy(p.n, l->n, sizeof(p.n));
-    memcpy(p.d, l->f, sizeof(p.d));
-    for (int32_t i = 0; i < IV_KERNEL_FLOATS; ++i) p.f[i] = (float)l->f[i];
+    if (k->program) {
+        for (int32_t i = 0; i < l->n_bufs; ++i) k->elem.off[i] = l->buf[i].offset;
+        return iv__cl.SetKernelArg(k->kernel, IV_MAX_BUFS, sizeof(k->elem), &k->elem);
+    }
+    iv__kernel_params p;
+    iv__kernel_params_fill(l, &p);
     return iv__cl.SetKernelArg(k->kernel, IV_MAX_BUFS, sizeof(p), &p);
 }
 

@@ -1,12 +1,12 @@
-/* cache.c: compiled programs on disk (see opencl.h).
+/* cache.c: compiled programs on disk (see common.h).
  *
- *   <folder>/opencl-<key>.bin:   "IVCL0001" | key 16 | XXH3-128 of the bytes 16 | length 8 | bytes
+ *   <folder>/<kind>-<key>.bin:   "IVCC0001" | key 16 | XXH3-128 of the bytes 16 | length 8 | bytes
  *
  * The key is a hash of everything that goes into the compiler and of the compiler's name and
- * version (program.c), so an entry is never wrong, only damaged: then it is made again.  Files
+ * version, so an entry is never wrong, only damaged: then it is made again.  Files
  * appear whole, by renaming.  A cache that cannot be written only costs time; a line in the debug
  * log says so. */
-#include "opencl.h"
+#include "common.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -22,19 +22,28 @@ typedef struct entry_head {
     uint64_t key[2], sum[2], size;
 } entry_head;
 
-static void path_of(const cl_dev *dev, const uint64_t key[2], char *out, size_t size)
+static void path_of(const iv__cache *c, const uint64_t key[2], char *out, size_t size)
 {
-    snprintf(out, size, "%s/opencl-%016llx%016llx.bin", dev->cache, (unsigned long long)key[0],
+    snprintf(out, size, "%s/%s-%016llx%016llx.bin", c->folder, c->kind, (unsigned long long)key[0],
              (unsigned long long)key[1]);
 }
 
 static void fill_head(entry_head *h, const uint64_t key[2], const void *bytes, size_t size)
 {
     const XXH128_hash_t sum = XXH3_128bits(bytes, size);
-    *h = (entry_head){.magic = {'I', 'V', 'C', 'L', '0', '0', '0', '1'},
+    *h = (entry_head){.magic = {'I', 'V', 'C', 'C', '0', '0', '0', '1'},
                       .key = {key[0], key[1]},
                       .sum = {sum.low64, sum.high64},
                       .size = size};
+}
+
+iv__cache_named iv__cache_choose(const iv_host *h, const char *option, char *folder, size_t size)
+{
+    const char *named = option ? option : h->env("INVAR_CACHE_DIR"), *home = h->env("HOME");
+    *folder = 0;
+    if (named) snprintf(folder, size, "%s", named);
+    else if (home) snprintf(folder, size, "%s/.cache/invar", home);
+    return named ? IV__CACHE_NAMED : IV__CACHE_DEFAULT;
 }
 
 /* The bytes behind the head, or NULL. */
@@ -56,18 +65,17 @@ static void *read_entry(FILE *f, const uint64_t key[2], size_t *out_size)
     return NULL;
 }
 
-void iv__cl_cache_load(const cl_dev *dev, const uint64_t key[2], void **out_bytes, size_t *out_size)
+void iv__cache_load(const iv__cache *c, const uint64_t key[2], void **out_bytes, size_t *out_size)
 {
     char path[640];
     *out_bytes = NULL;
-    if (!*dev->cache) return;
-    path_of(dev, key, path, sizeof(path));
+    if (!*c->folder) return;
+    path_of(c, key, path, sizeof(path));
     FILE *f = fopen(path, "rb");
     if (!f) return;
     *out_bytes = read_entry(f, key, out_size);
     fclose(f);
-    if (!*out_bytes)
-        iv__cl_host->log(IV_LOG_DEBUG, "compiled program %s is damaged: made again", path);
+    if (!*out_bytes) c->host->log(IV_LOG_DEBUG, "compiled program %s is damaged: made again", path);
 }
 
 /* The folder with its parents. */
@@ -100,14 +108,13 @@ static bool write_entry(const char *path, const entry_head *h, const void *bytes
     return good;
 }
 
-void iv__cl_cache_store(const cl_dev *dev, const uint64_t key[2], const void *bytes, size_t size)
+void iv__cache_store(const iv__cache *c, const uint64_t key[2], const void *bytes, size_t size)
 {
     char path[640];
     entry_head h;
-    if (!*dev->cache || size == 0) return;
-    path_of(dev, key, path, sizeof(path));
+    if (!*c->folder || size == 0) return;
+    path_of(c, key, path, sizeof(path));
     fill_head(&h, key, bytes, size);
-    if (!make_folder(dev->cache) || !write_entry(path, &h, bytes))
-        iv__cl_host->log(IV_LOG_DEBUG, "keeping a compiled program as %s: %s", path,
-                         strerror(errno));
+    if (!make_folder(c->folder) || !write_entry(path, &h, bytes))
+        c->host->log(IV_LOG_DEBUG, "keeping a compiled program as %s: %s", path, strerror(errno));
 }

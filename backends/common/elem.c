@@ -1,14 +1,15 @@
-/* elem.c: prints an element program as a kernel (see opencl.h).
+/* elem.c: prints an element program as a kernel in the dialect of kernels/portable.h (see
+ * common.h).
  *
  * Every register is a variable, every operator a block with the expression of kernels/elem.def as
  * it stands there:
  *     { const AT a = r0, b = r1; const AT IMM0 = ..., IMM1 = ...; r2 = (AT)(a + b); }
  *     r2 = iv_from_bf16(iv_to_bf16(r2));                  rounded to the type of the node
  *
- * On a GPU a lane has every 64th element of the group's 1024 and works out its index; on a CPU
- * device the groups are walked in runs of the innermost dimension, so that the loop becomes vector
+ * On a GPU a lane has every 64th element of the group's 1024 and works out its index; in the host's
+ * form the groups are walked in runs of the innermost dimension, so that the loop becomes vector
  * code. */
-#include "opencl.h"
+#include "common.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -53,7 +54,7 @@ static void put(text *t, const char *fmt, ...)
     t->n += (size_t)n;
 }
 
-/* cl_elem_params, and what elem.def calls RNG. */
+/* iv__elem_params, and what elem.def calls RNG. */
 static void put_head(text *t)
 {
     put(t,
@@ -61,7 +62,7 @@ static void put_head(text *t)
         "} iv_elem_params;\n",
         IV_MAX_BUFS, IV_PROGRAM_DIMS, IV_PROGRAM_INPUTS + 1, IV_PROGRAM_DIMS, IV_PROGRAM_OPS);
     put(t, "typedef char iv_same_layout[sizeof(iv_elem_params) == %zu ? 1 : -1];\n",
-        sizeof(cl_elem_params));
+        sizeof(iv__elem_params));
     put(t, "#define RNG(e) iv_random_u32(seed, STREAM, step, (e))\n");
 }
 
@@ -77,7 +78,7 @@ static void put_buffers(text *t, const iv_program *p)
         put(t, "    BUF(%c, x%d, %d);\n", letter(p->in_type[k]), k, k);
     put(t, "    BUF(%c, y, %d);\n", letter(p->out_type), p->n_in);
     if (!p->uses_rng) return;
-    put(t, "    __global const u64 *uniforms = (__global const u64 *)(iv_b%d + p.off[%d]);\n",
+    put(t, "    IV_GLOBAL const u64 *uniforms = (IV_GLOBAL const u64 *)(IV_RAW(%d) + p.off[%d]);\n",
         p->n_in + 1, p->n_in + 1);
     put(t, "    const u64 seed = uniforms[0], step = uniforms[1], first = uniforms[2] * "
            "(u64)p.per_sample;\n");
@@ -143,14 +144,11 @@ static void put_split(text *t, const iv_program *p, const char *from, const char
 
 static void put_gpu(text *t, const iv_program *p)
 {
-    put(t, "__kernel __attribute__((reqd_work_group_size(64, 1, 1))) void elements(IV_BUFS_, const "
-           "iv_elem_params p)\n{\n");
+    put(t, "IV_HEAD_(elements, iv_elem_params)\n");
     put_buffers(t, p);
-    put(t,
-        "    const i64 from = (i64)get_group_id(0) * %d, most = p.count - from < %d ? p.count : "
-        "from + %d;\n",
+    put(t, "    const i64 from = GROUP * %d, most = p.count - from < %d ? p.count : from + %d;\n",
         IV_PROGRAM_TILE, IV_PROGRAM_TILE, IV_PROGRAM_TILE);
-    put(t, "    for (i64 e = from + (i64)get_local_id(0); e < most; e += 64) {\n");
+    put(t, "    for (i64 e = from + IV_LANE; e < most; e += IV_W) {\n");
     put_split(t, p, "e", "const ");
     for (int32_t k = 0; k < p->n_in; ++k) {
         put(t, "        AT r%d = (AT)LD(%c, x%d, ", k, letter(p->in_type[k]), k);
@@ -160,7 +158,7 @@ static void put_gpu(text *t, const iv_program *p)
     put_registers(t, p);
     put(t, "        ST(%c, y, ", letter(p->out_type));
     put_place(t, p->n_in, p->n_dims);
-    put(t, ", r%d);\n    }\n}\n", p->out_reg);
+    put(t, ", r%d);\n    }\nIV_END\n", p->out_reg);
 }
 
 /* The place of element i of a run that begins at `at`, for innermost stride s. */
@@ -202,16 +200,12 @@ static void put_run(text *t, const iv_program *p, int32_t inner)
     put(t, ", r%d);\n        }\n", p->out_reg);
 }
 
-static void put_cpu(text *t, const iv_program *p)
+static void put_host(text *t, const iv_program *p)
 {
     const int32_t inner = p->n_dims - 1;
-    put(t, "__kernel __attribute__((reqd_work_group_size(1, 1, 1))) void elements(IV_BUFS_, const "
-           "iv_elem_params p, const i64 iv_groups)\n{\n");
+    put(t, "IV_HEAD_(elements, iv_elem_params)\n");
     put_buffers(t, p);
-    put(t, "    const i64 item = get_group_id(0), items = get_num_groups(0);\n");
-    put(t,
-        "    i64 e0 = iv_groups * item / items * %d, end = iv_groups * (item + 1) / items * %d;\n",
-        IV_PROGRAM_TILE, IV_PROGRAM_TILE);
+    put(t, "    i64 e0 = iv_g0 * %d, end = iv_g1 * %d;\n", IV_PROGRAM_TILE, IV_PROGRAM_TILE);
     put(t, "    end = end < p.count ? end : p.count;\n");
     put_split(t, p, "e0", "");
     put(t, "    while (e0 < end) {\n");
@@ -226,18 +220,18 @@ static void put_cpu(text *t, const iv_program *p)
     put(t, "    }\n}\n");
 }
 
-char *iv__cl_elem_text(const cl_dev *dev, const iv_program *p)
+char *iv__elem_text(const iv_program *p, bool host_form)
 {
     text t = {0};
     put_head(&t);
-    if (dev->cpu) put_cpu(&t, p);
+    if (host_form) put_host(&t, p);
     else put_gpu(&t, p);
     if (!t.failed) return t.s;
     free(t.s);
     return NULL;
 }
 
-void iv__cl_elem_params(const iv_program *p, cl_elem_params *out)
+void iv__elem_params_fill(const iv_program *p, iv__elem_params *out)
 {
     memset(out, 0, sizeof(*out));
     out->count = 1;

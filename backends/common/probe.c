@@ -1,11 +1,11 @@
-/* probe.c: does the device round as the numerics contract wants?  (see opencl.h)
+/* probe.c: does the device round as the numerics contract wants?  (see common.h)
  *
- * Drivers announce their rounding, and not always rightly.  So a kernel does each basic operation
- * on 4096 triples of numbers, half of moderate size, half random bits (with denormals, infinities
- * and NaN among them), in f32 and, where the device has it, f64; the host does the same, and every
- * bit counts (any NaN is as good as another).  The last operation is a product and a sum that must
- * not fuse. */
-#include "opencl.h"
+ * Drivers announce their rounding, and not always rightly.  So kernels/probe.k does each basic
+ * operation on 4096 triples of numbers, half of moderate size, half random bits (with denormals,
+ * infinities and NaN among them), in f32 and, where the device has it, f64; the host does the same,
+ * and every bit counts (any NaN is as good as another).  The last operation is a product and a sum
+ * that must not fuse. */
+#include "common.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -15,16 +15,6 @@
 enum { TRIPLES = 4096, OPS = 6 };
 static const char *const op_names[OPS] = {"addition", "product",     "fma",
                                           "division", "square root", "a * b + c"};
-
-static const char text[] =
-    "IV_KERNEL(probe)\n"
-    "    BUF(A, x, 0);\n"
-    "    BUF(A, y, 1);\n"
-    "    EACH(c, p.n[0],\n"
-    "         const AT a = x[3 * c], b = x[3 * c + 1], d = x[3 * c + 2];\n"
-    "         y[6 * c] = a + b; y[6 * c + 1] = a * b; y[6 * c + 2] = FMA(a, b, d);\n"
-    "         y[6 * c + 3] = a / b; y[6 * c + 4] = SQRT(a); y[6 * c + 5] = a * b + d;)\n"
-    "IV_END\n";
 
 static uint64_t next(uint64_t *state)
 {
@@ -104,40 +94,44 @@ static void compare(const char *have, const char *want, size_t size, int wrong[O
     }
 }
 
+typedef struct target {
+    const iv_host *host;
+    const iv_backend *vt;
+    void *dev;
+} target;
+
 /* Runs `kernel` on x (in_bytes) and gets y (out_bytes). */
-static iv_status run(cl_dev *d, cl_kern *kernel, const void *x, int64_t in_bytes, void *y,
+static iv_status run(const target *t, void *kernel, const void *x, int64_t in_bytes, void *y,
                      int64_t out_bytes)
 {
+    const iv_backend *vt = t->vt;
     void *q = NULL, *in = NULL, *out = NULL;
-    iv_status s = iv__cl_queue_open(d, IV_QUEUE_COMPUTE, &q);
-    if (s == IV_OK) s = iv__cl_mem_alloc(d, in_bytes, IV_MEM_DEVICE, &in);
-    if (s == IV_OK) s = iv__cl_mem_alloc(d, out_bytes, IV_MEM_DEVICE, &out);
-    if (s == IV_OK) s = iv__cl_write(q, (iv_buffer){in, 0, in_bytes}, x);
+    iv_status s = vt->queue_open(t->dev, IV_QUEUE_COMPUTE, &q);
+    if (s == IV_OK) s = vt->mem_alloc(t->dev, in_bytes, IV_MEM_DEVICE, &in);
+    if (s == IV_OK) s = vt->mem_alloc(t->dev, out_bytes, IV_MEM_DEVICE, &out);
+    if (s == IV_OK) s = vt->write(q, (iv_buffer){in, 0, in_bytes}, x);
     if (s == IV_OK) {
         const iv_launch l = {.buf = {{in, 0, in_bytes}, {out, 0, out_bytes}},
                              .n_bufs = 2,
                              .groups = 1,
                              .n = {TRIPLES}};
-        s = iv__cl_launch(q, kernel, &l);
+        s = vt->launch(q, kernel, &l);
     }
-    if (s == IV_OK) s = iv__cl_read(q, y, (iv_buffer){out, 0, out_bytes});
-    if (s == IV_OK) s = iv__cl_sync(q);
-    iv__cl_queue_close(q);
-    iv__cl_mem_free(d, out);
-    iv__cl_mem_free(d, in);
+    if (s == IV_OK) s = vt->read(q, y, (iv_buffer){out, 0, out_bytes});
+    if (s == IV_OK) s = vt->sync(q);
+    vt->queue_close(q);
+    vt->mem_free(t->dev, out);
+    vt->mem_free(t->dev, in);
     return s;
 }
 
-static iv_status probe_type(cl_dev *d, bool f64, int wrong[OPS])
+static iv_status probe_type(const target *t, bool f64, int wrong[OPS])
 {
     const size_t size = f64 ? 8 : 4;
     const int64_t in = 3 * TRIPLES * (int64_t)size, out = OPS * TRIPLES * (int64_t)size;
-    cl_source source = {.n = 0};
-    cl_kern *kernel = NULL;
-    iv__cl_add_file(&source, "portable.h");
-    iv__cl_add_text(&source, f64 ? "#define A d\n" : "#define A f\n");
-    iv__cl_add_text(&source, text);
-    iv_status s = iv__cl_kernel_make(d, &source, "probe", f64 ? "probe_d" : "probe_f", &kernel);
+    const iv_kernel_src src = {.file = "probe", .name = "probe", .sig = f64 ? "dd" : "ff"};
+    void *kernel = NULL;
+    iv_status s = t->vt->kernel_build(t->dev, &src, &kernel);
     if (s != IV_OK) return s;
     char *memory = calloc(1, (size_t)(in + 2 * out));
     if (memory) {
@@ -145,31 +139,31 @@ static iv_status probe_type(cl_dev *d, bool f64, int wrong[OPS])
         f64 ? inputs_f64((double *)(void *)memory) : inputs_f32((float *)(void *)memory);
         f64 ? expect_f64((double *)(void *)memory, (double *)(void *)want)
             : expect_f32((float *)(void *)memory, (float *)(void *)want);
-        s = run(d, kernel, memory, in, have, out);
+        s = run(t, kernel, memory, in, have, out);
         if (s == IV_OK) compare(have, want, size, wrong);
     } else {
-        s = iv__cl_host->fail(IV_NO_MEMORY, "probing %s", d->label);
+        s = t->host->fail(IV_NO_MEMORY, "probing a device");
     }
     free(memory);
-    iv__cl_kernel_free(d, kernel);
+    t->vt->kernel_free(t->dev, kernel);
     return s;
 }
 
-iv_status iv__cl_probe(cl_dev *d)
+iv_status iv__probe(const iv_host *h, const iv_backend *vt, void *dev, bool has_f64,
+                    bool *out_exact, char *notes, size_t size)
 {
-    d->exact = true;
-    size_t n = (size_t)snprintf(d->notes, sizeof(d->notes), "%s, f16 %s",
-                                d->cpu ? "kernels in the host's form" : "groups of 64 work-items",
-                                d->f16 ? "supported" : "stored only");
-    for (int f64 = 0; f64 <= (d->f64 ? 1 : 0); ++f64) {
+    const target t = {h, vt, dev};
+    size_t n = strlen(notes);
+    *out_exact = true;
+    for (int f64 = 0; f64 <= (has_f64 ? 1 : 0); ++f64) {
         int wrong[OPS] = {0};
-        const iv_status s = probe_type(d, f64 == 1, wrong);
+        const iv_status s = probe_type(&t, f64 == 1, wrong);
         if (s != IV_OK) return s;
         for (int i = 0; i < OPS; ++i) {
             if (wrong[i] == 0) continue;
-            d->exact = false;
-            if (n < sizeof(d->notes))
-                n += (size_t)snprintf(d->notes + n, sizeof(d->notes) - n, ", %s %s inexact",
+            *out_exact = false;
+            if (n < size)
+                n += (size_t)snprintf(notes + n, size - n, "%s%s %s inexact", n ? ", " : "",
                                       f64 ? "f64" : "f32", op_names[i]);
         }
     }
