@@ -37,6 +37,12 @@ static bool is_batch_script(void)
     return !in_step() && where && strcmp(where, "BATCH") == 0;
 }
 
+static bool is_interactive(void)
+{
+    const char *name = iv__cluster_get("SLURM_JOB_NAME");
+    return name && (strcmp(name, "bash") == 0 || strcmp(name, "interactive") == 0);
+}
+
 /* Why this process is not a task, or NULL. */
 static const char *not_a_task(void)
 {
@@ -47,14 +53,13 @@ static const char *not_a_task(void)
         {"PALS_RANKID", "PALS_RANKID is set: mpiexec started this process"}};
     for (size_t i = 0; i < sizeof(mpi) / sizeof(*mpi); ++i)
         if (iv__cluster_get(mpi[i][0])) return mpi[i][1];
-    const char *tasks = task_count(), *name = iv__cluster_get("SLURM_JOB_NAME");
+    const char *tasks = task_count();
     if (!tasks) return "SLURM_NTASKS is not set";
     if (!iv__cluster_get("SLURM_PROCID"))
         return "SLURM_PROCID is not set: an allocation, but not a task of it";
     const bool one = strcmp(tasks, "1") == 0;
     if (iv__cluster_get("SLURM_PTY_PORT")) return "SLURM_PTY_PORT is set: an interactive shell";
-    if (name && (strcmp(name, "bash") == 0 || strcmp(name, "interactive") == 0) &&
-        (one || !in_step()))
+    if (is_interactive() && (one || !in_step()))
         return "SLURM_JOB_NAME is that of an interactive shell";
     if (one && is_batch_script()) return "the batch script itself, with one task";
     return NULL;
@@ -269,6 +274,7 @@ static iv_status requeue(void *self, char *out, size_t size)
     int64_t n;
     iv_status s = IV_OK;
     *out = 0;
+    if (is_interactive()) return IV_OK;
     if (array && task) {
         /* A task of an array by its own name: the array's number would requeue all of them. */
         s = iv__cluster_number("SLURM_ARRAY_JOB_ID", array, 0, INT64_MAX, &n);

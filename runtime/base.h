@@ -89,6 +89,8 @@ int64_t iv__now_ns(void);
     X(HIP, "INVAR_HIP_LIB", "path of libamdhip64 to open")                                         \
     X(CLUSTER, "INVAR_CLUSTER",                                                                    \
       "cluster environment, as --cluster: none or a name; --cluster wins")                         \
+    X(SPAWNED, "INVAR_SPAWNED",                                                                    \
+      "set in ranks that Invar itself has started: RANK and its like are theirs")                  \
     X(HOST_NAME, "INVAR_HOST_NAME", "name of this host, where launchers know it by another")       \
     X(OMP_WAIT, "OMP_WAIT_POLICY",                                                                 \
       "how OpenMP threads wait; the command lets them spin shortly unless one of these is set")    \

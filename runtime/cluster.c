@@ -1,8 +1,9 @@
 /* cluster.c: chooses a cluster plugin and checks what it says (iv_cluster_find in invar.h).
  *
- * Order: cluster.name (--cluster), INVAR_CLUSTER, then the plugin that detects most specifically.
- * "none" is one process, whatever the environment says.  Every range and every contradiction
- * between counts that needs no knowledge of the launcher is checked here, once for all plugins. */
+ * Order: a rank that Invar has started itself, cluster.name (--cluster), INVAR_CLUSTER, then the
+ * plugin that detects most specifically. "none" is one process, whatever the environment says.
+ * Every range and every contradiction between counts that needs no knowledge of the launcher is
+ * checked here, once for all plugins. */
 #include "registry.h"
 
 #include "base.h"
@@ -67,7 +68,10 @@ static void detect(iv_cluster_info *out)
 static void choose(const iv_config *c, iv_cluster_info *out)
 {
     const char *name = iv_config_str(c, "cluster.name"), *own = iv__env(IV__ENV_CLUSTER);
-    if (*name && strcmp(name, "auto") != 0) {
+    if (iv__env(IV__ENV_SPAWNED)) {
+        snprintf(out->name, sizeof(out->name), "lightning");
+        snprintf(out->why, sizeof(out->why), "INVAR_SPAWNED is set");
+    } else if (*name && strcmp(name, "auto") != 0) {
         snprintf(out->name, sizeof(out->name), "%s", name);
         snprintf(out->why, sizeof(out->why), "--cluster %s", out->name);
     } else if (own && strcmp(own, "auto") != 0) {
@@ -166,6 +170,20 @@ static iv_status read_none(const iv_cluster_ask *ask, iv_ranks *r)
     return IV_OK;
 }
 
+/* The chosen plugin's command, or that of any other: a single process, or one that starts its ranks
+ * itself, is often a job of a scheduler all the same. */
+static iv_status find_requeue(const iv_cluster *chosen, void *self, iv_cluster_info *out)
+{
+    char name[64];
+    if (chosen->requeue) IV_TRY(chosen->requeue(self, out->requeue, sizeof(out->requeue)));
+    for (int32_t i = 0; !*out->requeue && name_at(i, name); ++i) {
+        const iv_cluster *vt;
+        if (open_plugin(name, &vt, &self) == IV_OK && vt != chosen && vt->requeue)
+            IV_TRY(vt->requeue(self, out->requeue, sizeof(out->requeue)));
+    }
+    return IV_OK;
+}
+
 iv_status iv_cluster_find(const iv_config *c, iv_cluster_info *out)
 {
     iv_cluster_ask ask;
@@ -183,7 +201,7 @@ iv_status iv_cluster_find(const iv_config *c, iv_cluster_info *out)
     IV_TRY(check_ranks(out->name, &r));
     if (vt->validate) IV_TRY(vt->validate(self, &ask, &r));
     IV_TRY(check_ask(out->name, &ask, &r));
-    if (vt->requeue) IV_TRY(vt->requeue(self, out->requeue, sizeof(out->requeue)));
+    IV_TRY(find_requeue(vt, self, out));
     out->ranks = r;
     return IV_OK;
 }

@@ -49,10 +49,13 @@ enum {
 
 /* The arguments, read. */
 struct iv__cli {
+    char **argv; /* of the process: what spawned ranks run */
     const iv__cli_command *command;
     const char *arg[2]; /* positional */
     int32_t n_args;
     bool json, verbose, help;
+    int32_t rank;                                  /* of this process; named in faults unless 0 */
+    bool quiet;                                    /* a rank that reports nothing but faults */
     const char *prompt, *checkpoint, *config_file; /* generate; NULL: not given */
     int64_t tokens, top_k, seed;
     double temperature;
@@ -144,6 +147,16 @@ typedef struct iv__cli_run {
 /* Opens config (taken over) and what it names; without data.train the data stays NULL. */
 int iv__cli_open(const iv__cli *c, iv_config *config, bool with_data, iv__cli_run *out);
 void iv__cli_close(iv__cli_run *r);
+
+/* ---- rank.c ---- */
+enum { IV_CLI_SPAWNED = -1 }; /* the ranks did the work, in processes of their own */
+/* Finds this run's place in its cluster.  0: go on as c->rank; IV_CLI_SPAWNED: all is done; else
+ * the exit status after a line on stderr. */
+int iv__cli_join(iv__cli *c, const iv_config *config);
+
+/* ---- spawn.c ---- */
+/* Starts r->spawn ranks of this same command on this node and waits for them; the exit status. */
+int iv__cli_spawn(const iv__cli *c, const iv_config *config, const iv_ranks *r);
 
 /* ---- the commands ---- */
 int iv__cli_train(iv__cli *c);

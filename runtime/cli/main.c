@@ -35,6 +35,7 @@ int iv__cli_fail(const iv__cli *c, const char *fmt, ...)
     va_list args;
     va_start(args, fmt);
     fprintf(stderr, "invar%s%s: ", c->command ? " " : "", c->command ? c->command->name : "");
+    if (c->rank > 0) fprintf(stderr, "rank %d: ", c->rank);
     vfprintf(stderr, fmt, args);
     fputc('\n', stderr);
     va_end(args);
@@ -131,6 +132,7 @@ int main(int argc, char **argv)
     const iv__cli_command *k = find_command(argv[1]);
     if (!k) return unknown_command(&c, argv[1]);
     c.command = k;
+    c.argv = argv;
     int status = iv__cli_parse(&c, argc - 2, argv + 2);
     if (status != 0) return status;
     if (c.help) iv__cli_help(stdout, k);

@@ -174,11 +174,13 @@ static int fit(const iv__cli *c, const iv__cli_run *r)
 {
     session s = {.run = r, .json = c->json, .every = iv_config_int(r->config, "log.every")};
     iv_fit_result result;
-    const iv_fit_callbacks callbacks = {&s, on_step, on_eval, on_save, stop};
+    const iv_fit_callbacks full = {&s, on_step, on_eval, on_save, stop},
+                           quiet = {.ctx = &s, .stop = stop};
+    const iv_fit_callbacks *callbacks = c->quiet ? &quiet : &full;
     iv__progress_start(&s.progress, r->trainer,
                        iv__progress_duration(iv_config_str(r->config, "train.max_time")));
-    iv_log_set(c->verbose ? IV_LOG_DEBUG : IV_LOG_INFO, on_log, &s);
-    const iv_status status = iv_trainer_fit(r->trainer, &callbacks, &result);
+    if (!c->quiet) iv_log_set(c->verbose ? IV_LOG_DEBUG : IV_LOG_INFO, on_log, &s);
+    const iv_status status = iv_trainer_fit(r->trainer, callbacks, &result);
     iv_log_set(IV_LOG_INFO, NULL, NULL);
     iv__progress_end(&s.progress);
     if (status == IV_INTERRUPTED) return interrupted(c, &s);
@@ -197,6 +199,11 @@ int iv__cli_train(iv__cli *c)
         iv_config_free(config);
         return iv__cli_fail(c, "no training data is named [hint: --data text:FILE, idx:DIR or "
                                "tokens:FILE]");
+    }
+    status = iv__cli_join(c, config);
+    if (status != 0) {
+        iv_config_free(config);
+        return status == IV_CLI_SPAWNED ? 0 : status;
     }
     catch_signals();
     status = iv__cli_open(c, config, true, &run);
