@@ -87,6 +87,8 @@ int64_t iv__now_ns(void);
     X(OPENCL, "INVAR_OPENCL_LIB", "path of the OpenCL ICD loader to open")                         \
     X(CUDA, "INVAR_CUDA_LIB", "path of libcuda.so.1 to open")                                      \
     X(HIP, "INVAR_HIP_LIB", "path of libamdhip64 to open")                                         \
+    X(NVRTC, "INVAR_NVRTC_LIB", "path of the libnvrtc to open")                                    \
+    X(HIPRTC, "INVAR_HIPRTC_LIB", "path of the libhiprtc to open")                                 \
     X(CLUSTER, "INVAR_CLUSTER",                                                                    \
       "cluster environment, as --cluster: none or a name; --cluster wins")                         \
     X(SPAWNED, "INVAR_SPAWNED",                                                                    \

@@ -158,7 +158,8 @@ typedef struct iv_backend {
     iv_status (*write)(void *q, iv_buffer dst,
                        const void *src); /* host to device; src is read before return */
     iv_status (*read)(void *q, void *dst, iv_buffer src); /* device to host; complete after sync */
-    iv_status (*copy)(void *q, iv_buffer dst, iv_buffer src);    /* within the device */
+    /* Within the device; backends cuda and hip also take src of another of their devices. */
+    iv_status (*copy)(void *q, iv_buffer dst, iv_buffer src);
     iv_status (*fill)(void *q, iv_buffer dst, uint32_t pattern); /* bytes a multiple of 4 */
     iv_status (*launch)(void *q, void *kernel, const iv_launch *l);
     iv_status (*signal)(void *q, uint64_t *out_seq);         /* a point on the queue's timeline */
@@ -169,6 +170,13 @@ typedef struct iv_backend {
     void (*kernel_free)(void *dev, void *kernel);
     /* implementations, best first; *out_n may be 0 */
     const iv_impl *const *(*impls)(void *dev, int32_t *out_n);
+    /* (optional) graphs: what is enqueued between begin and end (launches, copies within the
+     * device, fills) is not run but kept, and then runs as one, as often as wanted, with the
+     * parameters and buffers that it had.  NULL, or IV_UNSUPPORTED from begin: there are none. */
+    iv_status (*capture_begin)(void *q);
+    iv_status (*capture_end)(void *q, void **out_graph);
+    iv_status (*graph_run)(void *q, void *graph);
+    void (*graph_free)(void *dev, void *graph);
 } iv_backend;
 
 #ifdef __cplusplus
