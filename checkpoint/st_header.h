@@ -49,9 +49,10 @@ typedef struct iv__st_tensor {
 typedef struct iv__st_header {
     cJSON *root; /* owns all texts below */
     int64_t n_tensors, n_meta;
-    iv__st_tensor *tensors; /* in order of their offsets */
-    iv_ckpt_meta *meta;     /* without the two checksum entries */
-    const char *sums;       /* IV__ST_HEX digits and a space per tensor, or NULL: not verifiable */
+    iv__st_tensor *tensors;    /* in order of their offsets */
+    iv_ckpt_meta *meta;        /* without the two checksum entries */
+    char self[IV__ST_HEX + 1]; /* the header's own checksum, "" if it has none */
+    const char *sums; /* IV__ST_HEX digits and a space per tensor, or NULL: not verifiable */
 } iv__st_header;
 
 /* Reads the first 8+N bytes of a file whose data has data_bytes.  Checks all that can be checked

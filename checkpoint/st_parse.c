@@ -349,7 +349,10 @@ iv_status iv__st_parse(const iv__io_job *j, unsigned char *text, size_t bytes, u
     if (s == IV_OK) s = check_layout(j, &h, data_bytes);
     if (s == IV_OK) s = check_self(j, text, bytes, &h, self);
     if (s != IV_OK) iv__st_header_free(&h);
-    else *out = h;
+    else {
+        if (self) memcpy(h.self, self, IV__ST_HEX);
+        *out = h;
+    }
     return s;
 }
 

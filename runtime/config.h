@@ -29,6 +29,9 @@ void iv__config_swap(iv_config *a, iv_config *b);
  * the shortest decimals of a float, or a string as it is. */
 void iv__config_print(const iv_config *c, int64_t i, iv__text *t);
 
+/* Appends the whole configuration as YAML that iv_config_load reads back. */
+void iv__config_yaml(const iv_config *c, iv__text *t);
+
 /* Length in bytes (1..4) of the UTF-8 sequence at s and its code point; 0 if it is not valid.
  * s is NUL-terminated and not at its NUL. */
 int iv__utf8_next(const char *s, uint32_t *out_code);

@@ -326,12 +326,17 @@ static void print_row(iv__text *t, const iv_config *c, int64_t i, const iv_confi
     iv__text_printf(t, "\n");
 }
 
-iv_status iv_config_save(const iv_config *c, const char *path)
+void iv__config_yaml(const iv_config *c, iv__text *t)
 {
     const iv_config_key *keys;
     int64_t n = iv_config_keys(&keys);
+    for (int64_t i = 0; i < n; ++i) print_row(t, c, i, keys);
+}
+
+iv_status iv_config_save(const iv_config *c, const char *path)
+{
     iv__text t = {0};
-    for (int64_t i = 0; i < n; ++i) print_row(&t, c, i, keys);
+    iv__config_yaml(c, &t);
     iv_status s = t.failed ? iv__fail(IV_NO_MEMORY, "writing %s: making the text", path)
                            : iv__file_write_atomic(path, t.s, (size_t)t.len);
     iv__text_free(&t);

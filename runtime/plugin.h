@@ -18,7 +18,7 @@
 extern "C" {
 #endif
 
-#define IV_PLUGIN_ABI ((1u << 16) | 1u)
+#define IV_PLUGIN_ABI ((1u << 16) | 2u)
 
 typedef enum iv_plugin_kind {
     IV_PLUGIN_BACKEND,
@@ -48,6 +48,12 @@ struct iv_host {
     /* (since 1.1) Value of any environment variable, "" if it is empty, NULL if it is not set: what
      * launchers leave to the processes that they start.  For cluster plugins; NULL for others. */
     const char *(*variable)(const char *name);
+    /* (since 1.2) The text of this thread's last failure. */
+    const char *(*message)(void);
+    /* (since 1.2) The plugin `spec` ("safetensors", "async(safetensors)") of a kind, initialised: what a plugin
+     * that wraps another calls in its init.  *out_vtable has all entries of this header; those that
+     * the plugin lacks are NULL. */
+    iv_status (*plugin)(uint32_t kind, const char *spec, const void **out_vtable, void **out_self);
 };
 
 struct iv_plugin {
@@ -102,21 +108,35 @@ typedef struct iv_precision {
 typedef struct iv_ckpt_tensor {
     const char *name;
     iv_dtype dtype;
-    iv_shape shape;
-    const void *data; /* host memory, row-major, little-endian; NULL in listings */
+    iv_shape shape;   /* of the whole tensor */
+    const void *data; /* host memory, row-major, little-endian; NULL in listings, and where `read`
+                         of iv_ckpt fetches it */
 } iv_ckpt_tensor;
 typedef struct iv_ckpt_meta {
     const char *key, *value; /* UTF-8 */
 } iv_ckpt_meta;
+/* The elements [begin, end) of a tensor that this rank has; `data` points at element begin. */
+typedef struct iv_ckpt_part {
+    int64_t begin, end;
+} iv_ckpt_part;
 typedef struct iv_ckpt {
     int64_t n_tensors, n_meta;
     const iv_ckpt_tensor *tensors; /* names unique */
     const iv_ckpt_meta *meta;      /* keys unique */
+    /* Since 1.2.  Names, types, shapes and metadata are the same on every rank. */
+    const iv_ckpt_part *parts; /* [n_tensors], together each tensor once over the ranks; NULL: every
+                                  rank has all of every tensor */
+    uint64_t id;               /* of this save: the same on all ranks, another for every save */
+    /* Fetches bytes of a tensor whose data is NULL: device memory.  Called on the thread that calls
+     * save, and only until it returns.  offset is from the first byte of this rank's part. */
+    iv_status (*read)(void *ctx, int64_t tensor, int64_t offset, int64_t bytes, void *dst);
+    void *ctx;
 } iv_ckpt;
 /* Receives a checkpoint while it is read.  `meta` is called for every pair first, then for each
- * tensor `want`, which sets *out_dst to host memory for the tensor's bytes, or to NULL to skip it.
- * A status other than IV_OK ends the load with that status.  Pointers are valid during the call
- * only. */
+ * tensor `want`, which sets *out_dst to host memory for the tensor's bytes, or to NULL to skip it;
+ * it must stay there until `done` or the end of the load, since all are asked for before the first
+ * is read.  A status other than IV_OK ends the load with that status.  Pointers are valid during
+ * the call only. */
 typedef struct iv_ckpt_sink {
     void *ctx;
     iv_status (*meta)(void *ctx, const char *key, const char *value); /* (optional) */
@@ -124,19 +144,38 @@ typedef struct iv_ckpt_sink {
     iv_status (*done)(void *ctx, const iv_ckpt_tensor *info,
                       void *dst); /* (optional) bytes are there */
 } iv_ckpt_sink;
+/* Which of the ranks that save together this one is. */
+typedef struct iv_ckpt_group {
+    int32_t rank, ranks, local_rank; /* local_rank: among the ranks of this host */
+} iv_ckpt_group;
 
 typedef struct iv_checkpoint {
-    /* 0..100: how sure this format is to be the one of `path` (it may open the file). */
+    /* 0..100: how sure this format is to be the one of `path` (it may open the file).  NULL, since
+     * 1.2: a wrapper, which is only used when it is named. */
     int (*detect)(void *self, const char *path);
-    /* Writes everything or nothing: after IV_OK the file is durable under `path`; after an error
-     * whatever stood there before still does.  IV_IO names path and cause. */
+    /* Writes everything or nothing: when the save has ended well the checkpoint is durable under
+     * `path`; after an error whatever stood there before still does.  IV_IO names path and cause.
+     * Without `poll` a save has ended when it returns. */
     iv_status (*save)(void *self, const char *path, const iv_ckpt *c);
-    /* Reads and verifies (structure and checksums).  IV_CORRUPT names path and what contradicts. */
+    /* Reads and verifies (structure and checksums).  IV_CORRUPT names path and what contradicts.
+     * Waits for an unfinished save of that path. */
     iv_status (*load)(void *self, const char *path, const iv_ckpt_sink *sink);
-    /* Removes the checkpoint; a missing one is fine. */
+    /* Removes the checkpoint; a missing one is fine.  Waits for an unfinished save of that path. */
     iv_status (*remove)(void *self, const char *path);
-    iv_status (*drain)(void *self); /* (optional) returns when all saves are durable */
-    const char *extension;          /* ".safetensors" */
+    iv_status (*drain)(void *self); /* (optional) returns when all saves have ended */
+    const char *extension;          /* ".safetensors", or "" for a folder */
+    /* Since 1.2. */
+    /* (optional) Called before the memory [data, data + bytes) is changed that a save was given:
+     * returns when the save no longer reads it.  NULL: a save has read everything when it returns.
+     */
+    void (*release)(void *self, const void *data, int64_t bytes);
+    /* (optional) The outcome of the oldest save that has ended and was not told yet: *out_path,
+     * NULL if there is none, is valid until the next call.  Each outcome is told once.  With it,
+     * `save` returns errors of the call itself only. */
+    iv_status (*poll)(void *self, const char **out_path);
+    /* (optional) Which rank this is; called before the first use.  NULL: one rank saves and removes
+     * for all; else all of them call save, remove and drain.  Every rank may load. */
+    iv_status (*join)(void *self, const iv_ckpt_group *group);
 } iv_checkpoint;
 
 /* ---- cluster ---- which process of how many this is, and where the first one listens (iv_ranks in

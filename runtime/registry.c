@@ -13,12 +13,13 @@ extern const iv_plugin *const iv__builtin_plugins[]; /* NULL-terminated */
 
 typedef struct entry {
     const iv_plugin *plugin;
+    iv_plugin whole;   /* an older plugin with its table filled up */
     char name[64];     /* of the plugin, or the file for a refused library */
     char origin[512];  /* "built in" or the file */
     char refused[512]; /* why, or "" */
     char args[128];    /* the initialised instance */
     void *self;
-    bool ready;
+    bool starting, ready;
 } entry;
 
 enum { MOST = 128 };
@@ -34,10 +35,24 @@ static const char *host_env(const char *name)
     return NULL;
 }
 
-const iv_host iv__host = {IV_PLUGIN_ABI, sizeof(iv_host), iv__fail, iv__log, host_env, NULL};
+static iv_status host_plugin(uint32_t kind, const char *spec, const void **out_vtable,
+                             void **out_self)
+{
+    const iv_plugin *p;
+    if (kind >= IV_PLUGIN_KIND_COUNT) IV_FAIL(IV_INVALID, "plugin '%s': unknown kind", spec);
+    IV_TRY(iv__registry_get((iv_plugin_kind)kind, spec, &p, out_self));
+    *out_vtable = p->vtable;
+    return IV_OK;
+}
+
+#define HOST(variable)                                                                             \
+    {                                                                                              \
+        IV_PLUGIN_ABI, sizeof(iv_host), iv__fail, iv__log, host_env, variable, iv_error_message,   \
+            host_plugin                                                                            \
+    }
+const iv_host iv__host = HOST(NULL);
 /* Cluster plugins may also read what launchers left in the environment. */
-static const iv_host cluster_host = {IV_PLUGIN_ABI, sizeof(iv_host), iv__fail,
-                                     iv__log,       host_env,        iv__env_any};
+static const iv_host cluster_host = HOST(iv__env_any);
 
 static const char *const kind_names[IV_PLUGIN_KIND_COUNT] = {"backend", "precision", "checkpoint",
                                                              "cluster", "transport"};
@@ -206,9 +221,12 @@ static iv_status start(entry *e, const char *args, const iv_plugin **out, void *
 {
     if (e->ready && strcmp(e->args, args) != 0)
         IV_FAIL(IV_INVALID, "plugin %s: used with '%s' and with '%s'", e->name, e->args, args);
+    if (e->starting) IV_FAIL(IV_INVALID, "plugin %s(%s): it wraps itself", e->name, args);
     if (!e->ready && e->plugin->init) {
         const bool cluster = e->plugin->kind == IV_PLUGIN_CLUSTER;
+        e->starting = true;
         iv_status s = e->plugin->init(cluster ? &cluster_host : &iv__host, args, &e->self);
+        e->starting = false;
         if (s != IV_OK) {
             snprintf(e->refused, sizeof(e->refused), "%s", iv_error_message());
             return iv__context(s, "starting plugin %s", e->name);
@@ -254,6 +272,40 @@ const char *iv__registry_name(iv_plugin_kind kind, int32_t i)
         if (entries[k].plugin && entries[k].plugin->kind == kind && i-- == 0)
             return entries[k].name;
     return NULL;
+}
+
+/* How sure the format of entry e is to be that of `path`; 0 also if it cannot be started. */
+static int surety(entry *e, const char *path)
+{
+    const iv_checkpoint *vt = e->plugin->vtable;
+    const iv_plugin *p;
+    void *self;
+    if (!vt->detect || (!e->ready && start(e, "", &p, &self) != IV_OK)) return 0;
+    return vt->detect(e->self, path);
+}
+
+iv_status iv__registry_detect(const char *path, const void *preferred, const iv_plugin **out,
+                              void **out_self)
+{
+    ensure_builtin();
+    load_path_once();
+    const entry *best = NULL;
+    int best_sure = 0;
+    for (int32_t i = 0; i < n_entries; ++i) {
+        entry *e = &entries[i];
+        if (!e->plugin || e->plugin->kind != IV_PLUGIN_CHECKPOINT) continue;
+        const bool mine = preferred && e->plugin->vtable == preferred;
+        const int sure = surety(e, path);
+        if (sure > best_sure || (mine && sure >= best_sure)) {
+            best = e;
+            best_sure = sure;
+        }
+    }
+    /* Nobody knows it: safetensors says in its words what is wrong. */
+    if (!best) return iv__registry_get(IV_PLUGIN_CHECKPOINT, "safetensors", out, out_self);
+    *out = best->plugin;
+    *out_self = best->self;
+    return IV_OK;
 }
 
 iv_status iv_plugins_load(const char *list)

@@ -266,6 +266,7 @@ iv_status iv_trainer_open(const iv_config *c, iv_dataset *data, iv_build_fn buil
 void iv_trainer_close(iv_trainer *t)
 {
     if (!t) return;
+    iv__trainer_ckpt_close(t);
     iv__program_free(&t->eval); /* these two may use the memory of the first replica */
     iv__program_free(&t->generate);
     for (int64_t i = 0; i < t->n_replicas; ++i) iv__replica_close(t->replicas[i]);
@@ -359,6 +360,7 @@ iv_status iv_trainer_step_on(iv_trainer *t, const void *x, const int32_t *y, iv_
     r.skipped = verdict == IV_SKIP;
     t->skipped += r.skipped;
     if (!r.skipped) {
+        iv__trainer_release_all(t);
         IV_TRY(update(t));
         ++t->step;
     }

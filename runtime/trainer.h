@@ -23,6 +23,10 @@ struct iv_trainer {
     char precision_name[64];
     iv__schedule schedule;
 
+    const iv_checkpoint *ckpt; /* NULL until needed */
+    void *ckpt_self;
+    uint64_t save_id; /* of the last save */
+
     iv__program eval, generate;        /* plan NULL until needed */
     int64_t batch, accumulate, grains; /* most samples of a pass; batches and grains of a step */
     int64_t step, samples_seen, max_steps;
@@ -51,6 +55,29 @@ iv_status iv__program_loss(iv_trainer *t, const iv__program *p, double *out);
 int64_t iv__count_targets(const iv__program *p, const int32_t *y, int64_t n);
 iv_status iv__trainer_check_ids(const iv_trainer *t, const char *x, const int32_t *y,
                                 int64_t samples);
+
+/* trainer_save.c */
+extern const char *const iv__moment_prefix[2];
+/* Finds the plugin out.checkpoint. */
+iv_status iv__trainer_ckpt(iv_trainer *t);
+typedef struct iv__save_options {
+    bool weights_only;  /* neither moments nor what a resume needs */
+    const char *metric; /* kept with its value, or NULL */
+    double value;
+} iv__save_options;
+/* Starts a save: with a plugin that has `poll` it may end later. */
+iv_status iv__trainer_save_start(iv_trainer *t, const char *path, const iv__save_options *o);
+/* Waits for started saves. */
+iv_status iv__trainer_drain(iv_trainer *t);
+/* To be called before the memory is changed that a save may still be reading. */
+void iv__trainer_release(iv_trainer *t, const iv__memory *m);
+void iv__trainer_release_all(iv_trainer *t);
+/* Waits for saves and tells failures that nobody asked about. */
+void iv__trainer_ckpt_close(iv_trainer *t);
+/* trainer_ckpt.c: the plugin whose format the checkpoint at `path` has: out.checkpoint of t (NULL:
+ * none), or the one that is the most sure. */
+iv_status iv__ckpt_format_of(iv_trainer *t, const char *path, const iv_checkpoint **out,
+                             void **out_self);
 /* nonfinite.c: runs the plan again, step by step, and names the first node with an infinity or NaN.
  */
 iv_status iv__plan_first_nonfinite(iv__plan *p, char *out_name, size_t size);

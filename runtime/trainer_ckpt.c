@@ -1,121 +1,21 @@
-/* trainer_ckpt.c: what a checkpoint of a run holds, and putting it back.
- *
- * Tensors: parameters and running statistics under their own names, moments as "optim.m.NAME" and
- * "optim.v.NAME".  Metadata: step, samples seen, seed, grains, types, precision and its state. */
+/* trainer_ckpt.c: putting a checkpoint back into a trainer (what it holds: trainer_save.c). */
 #include "trainer.h"
 
 #include "registry.h"
 
 #include <inttypes.h>
 
-static const char *const moment_prefix[2] = {"optim.m.", "optim.v."};
-
-static iv_status plugin_of(const iv_config *c, const iv_checkpoint **out, void **out_self)
+iv_status iv__ckpt_format_of(iv_trainer *t, const char *path, const iv_checkpoint **out,
+                             void **out_self)
 {
     const iv_plugin *p;
-    IV_TRY(
-        iv__registry_get(IV_PLUGIN_CHECKPOINT, iv_config_str(c, "out.checkpoint"), &p, out_self));
+    if (t) {
+        IV_TRY(iv__trainer_ckpt(t));
+        IV_TRY(iv__trainer_drain(t)); /* the file may be one that is being written */
+    }
+    IV_TRY(iv__registry_detect(path, t ? t->ckpt : NULL, &p, out_self));
     *out = p->vtable;
     return IV_OK;
-}
-
-/* ---- saving ---- */
-
-typedef struct saver {
-    iv_ckpt_tensor *tensors;
-    int64_t n, cap;
-    iv__text names; /* storage of composed names */
-    char *data;     /* host copies, in order */
-    int64_t bytes, at;
-} saver;
-
-/* Appends the slots of one arena; its bytes are read into s->data. */
-static iv_status add_slots(iv_trainer *t, saver *s, const iv__slot *slots, int64_t n,
-                           const iv__memory *m, const char *prefix)
-{
-    for (int64_t i = 0; m->mem && i < n; ++i) {
-        char *name;
-        IV_TRY(
-            iv__calloc((int64_t)(strlen(prefix) + strlen(slots[i].name) + 1), 1, "a name", &name));
-        sprintf(name, "%s%s", prefix, slots[i].name);
-        iv_buffer b = iv__slot_range(m, &slots[i], t->store->type);
-        s->tensors[s->n++] = (iv_ckpt_tensor){.name = name,
-                                              .dtype = t->store->type,
-                                              .shape = slots[i].shape,
-                                              .data = s->data + s->at};
-        IV_TRY(iv__device_read(t->device, s->data + s->at, b));
-        s->at += b.bytes;
-    }
-    return IV_OK;
-}
-
-static iv_status gather(iv_trainer *t, saver *s)
-{
-    const iv__store *st = t->store;
-    int64_t n = st->n_params * 3 + st->n_states;
-    IV_TRY(iv__calloc(n, sizeof(*s->tensors), "a checkpoint's index", &s->tensors));
-    s->bytes = st->param_mem.bytes + st->state_mem.bytes + st->moment_mem[0].bytes +
-               st->moment_mem[1].bytes;
-    IV_TRY(iv__calloc(s->bytes, 1, "a checkpoint", &s->data));
-    IV_TRY(add_slots(t, s, st->params, st->n_params, &st->param_mem, ""));
-    IV_TRY(add_slots(t, s, st->states, st->n_states, &st->state_mem, ""));
-    for (int i = 0; i < 2; ++i)
-        IV_TRY(add_slots(t, s, st->params, st->n_params, &st->moment_mem[i], moment_prefix[i]));
-    return IV_OK;
-}
-
-static iv_status precision_state(iv_trainer *t, char **out)
-{
-    size_t n = t->precision->save ? t->precision->save(t->precision_self, NULL, 0) : 0;
-    IV_TRY(iv__calloc((int64_t)n + 1, 1, "precision state", out));
-    if (n) t->precision->save(t->precision_self, *out, n);
-    return IV_OK;
-}
-
-static iv_status write_checkpoint(iv_trainer *t, const saver *s, const char *state,
-                                  const char *path)
-{
-    char step[32], samples[32], seed[32], grains[32];
-    snprintf(step, sizeof(step), "%" PRId64, t->step);
-    snprintf(samples, sizeof(samples), "%" PRId64, t->samples_seen);
-    snprintf(seed, sizeof(seed), "%" PRIu64, t->seed);
-    snprintf(grains, sizeof(grains), "%" PRId64, t->grains);
-    const iv_ckpt_meta meta[] = {
-        {"format", "pt"}, /* what Hugging Face's loader asks for */
-        {"invar.version", iv_version()},
-        {"invar.step", step},
-        {"invar.samples", samples},
-        {"invar.seed", seed},
-        {"invar.grains", grains},
-        {"invar.type", iv_dtype_name(t->store->type)},
-        {"invar.precision", t->precision_name},
-        {"invar.precision_state", state},
-        {"invar.optimizer", iv_config_str(t->config, "optim.name")},
-        {"invar.device", t->device->info.name},
-        {"invar.arch", t->device->info.arch},
-        {"invar.numerics", t->device->invariant ? "invariant" : "fast"},
-    };
-    const iv_checkpoint *vt;
-    void *self;
-    IV_TRY(plugin_of(t->config, &vt, &self));
-    return vt->save(
-        self, path,
-        &(iv_ckpt){
-            .n_tensors = s->n, .n_meta = IV_COUNT(meta), .tensors = s->tensors, .meta = meta});
-}
-
-iv_status iv_trainer_save(iv_trainer *t, const char *path)
-{
-    saver s = {0};
-    char *state = NULL;
-    iv_status st = gather(t, &s);
-    if (st == IV_OK) st = precision_state(t, &state);
-    if (st == IV_OK) st = write_checkpoint(t, &s, state, path);
-    for (int64_t i = 0; i < s.n; ++i) free((void *)(uintptr_t)s.tensors[i].name);
-    free(s.tensors);
-    free(s.data);
-    free(state);
-    return st;
 }
 
 /* ---- loading ---- */
@@ -126,7 +26,8 @@ typedef struct loader {
     bool params_only;
     char *data[4]; /* params, states, m, v: host images of the arenas */
     uint8_t *seen[4];
-    int64_t step, samples, grains;
+    bool weights_only;
+    int64_t step, samples, grains, skipped;
     uint64_t seed;
     char precision[64], optimizer[32];
     char *state;
@@ -137,6 +38,8 @@ static iv_status load_meta(void *ctx, const char *key, const char *value)
     loader *l = ctx;
     if (strcmp(key, "invar.step") == 0) l->step = strtoll(value, NULL, 10);
     if (strcmp(key, "invar.samples") == 0) l->samples = strtoll(value, NULL, 10);
+    if (strcmp(key, "invar.skipped") == 0) l->skipped = strtoll(value, NULL, 10);
+    if (strcmp(key, "invar.weights_only") == 0) l->weights_only = true;
     if (strcmp(key, "invar.grains") == 0) l->grains = strtoll(value, NULL, 10);
     if (strcmp(key, "invar.seed") == 0) l->seed = strtoull(value, NULL, 10);
     if (strcmp(key, "invar.precision") == 0)
@@ -156,9 +59,9 @@ static bool find_tensor(const loader *l, const char *name, int *out_arena, int64
     const iv__store *s = l->t->store;
     *out_arena = 0;
     for (int i = 0; i < 2; ++i)
-        if (strncmp(name, moment_prefix[i], strlen(moment_prefix[i])) == 0) {
+        if (strncmp(name, iv__moment_prefix[i], strlen(iv__moment_prefix[i])) == 0) {
             *out_arena = 2 + i;
-            name += strlen(moment_prefix[i]);
+            name += strlen(iv__moment_prefix[i]);
         }
     if (l->params_only && strncmp(name, "transformer.", 12) == 0) name += 12;
     *out_slot = iv__store_find(s->params, s->n_params, name);
@@ -206,9 +109,8 @@ static iv_status load_done(void *ctx, const iv_ckpt_tensor *info, void *dst)
     return IV_OK;
 }
 
-static const iv__memory *arena_of(const iv_trainer *t, int arena)
+static const iv__memory *arena_of(const iv__store *s, int arena)
 {
-    const iv__store *s = t->store;
     const iv__memory *m[4] = {&s->param_mem, &s->state_mem, &s->moment_mem[0], &s->moment_mem[1]};
     return m[arena];
 }
@@ -222,7 +124,7 @@ static iv_status check_complete(const loader *l)
         for (int64_t i = 0; l->data[a] && i < n; ++i)
             if (!l->seen[a][i])
                 IV_FAIL(IV_INVALID, "the file lacks tensor %s%s, which the model needs",
-                        a >= 2 ? moment_prefix[a - 2] : "", slots[i].name);
+                        a >= 2 ? iv__moment_prefix[a - 2] : "", slots[i].name);
     }
     return IV_OK;
 }
@@ -230,9 +132,11 @@ static iv_status check_complete(const loader *l)
 static iv_status check_run(const loader *l)
 {
     const iv_trainer *t = l->t;
-    if (l->step < 0)
-        IV_FAIL(IV_INVALID, "the file holds no training state [hint: --set model.init=FILE starts "
-                            "from parameters]");
+    if (l->step < 0 || l->weights_only)
+        IV_FAIL(IV_INVALID,
+                "the file holds %s, no training state [hint: --set model.init=FILE "
+                "starts from parameters]",
+                l->weights_only ? "weights only" : "tensors only");
     if (l->seed != t->seed)
         IV_FAIL(IV_INVALID, "the run was started with --seed %" PRIu64 ", not %" PRIu64, l->seed,
                 t->seed);
@@ -250,20 +154,28 @@ static iv_status check_run(const loader *l)
     return IV_OK;
 }
 
+static iv_status put_in_store(const loader *l, iv__store *s)
+{
+    for (int a = 0; a < 4; ++a)
+        if (l->data[a]) {
+            const iv__memory *m = arena_of(s, a);
+            IV_TRY(iv__device_write(s->device, iv__memory_range(m, 0, m->bytes), l->data[a]));
+        }
+    return iv__store_lower(s);
+}
+
 static iv_status put_back(loader *l)
 {
     iv_trainer *t = l->t;
-    for (int a = 0; a < 4; ++a)
-        if (l->data[a])
-            IV_TRY(iv__device_write(
-                t->device, iv__memory_range(arena_of(t, a), 0, arena_of(t, a)->bytes), l->data[a]));
-    if (!l->params_only) {
-        t->step = l->step;
-        t->samples_seen = l->samples;
-        if (t->precision->load && l->state)
-            IV_TRY(t->precision->load(t->precision_self, l->state, strlen(l->state)));
-    }
-    return iv__store_lower(t->store);
+    for (int64_t i = 0; i < t->n_replicas; ++i)
+        IV_TRY(put_in_store(l, t->replicas[i]->store));
+    if (l->params_only) return IV_OK;
+    t->step = l->step;
+    t->samples_seen = l->samples;
+    t->skipped = l->skipped;
+    if (t->precision->load && l->state)
+        IV_TRY(t->precision->load(t->precision_self, l->state, strlen(l->state)));
+    return IV_OK;
 }
 
 static iv_status load_from(loader *l, const char *path)
@@ -271,9 +183,9 @@ static iv_status load_from(loader *l, const char *path)
     const iv_checkpoint *vt;
     void *self;
     const iv__store *s = l->t->store;
-    IV_TRY(plugin_of(l->t->config, &vt, &self));
+    IV_TRY(iv__ckpt_format_of(l->t, path, &vt, &self));
     for (int a = 0; a < 4; ++a) {
-        int64_t n = a == 1 ? s->n_states : s->n_params, bytes = arena_of(l->t, a)->bytes;
+        int64_t n = a == 1 ? s->n_states : s->n_params, bytes = arena_of(s, a)->bytes;
         if (bytes == 0 || (l->params_only && a >= 2)) continue;
         IV_TRY(iv__calloc(bytes, 1, "a checkpoint", &l->data[a]));
         IV_TRY(iv__calloc(n, 1, "marks", &l->seen[a]));
@@ -281,8 +193,9 @@ static iv_status load_from(loader *l, const char *path)
     IV_TRY(vt->load(
         self, path,
         &(iv_ckpt_sink){.ctx = l, .meta = load_meta, .want = load_want, .done = load_done}));
-    IV_TRY(check_complete(l));
     if (!l->params_only) IV_TRY(check_run(l));
+    IV_TRY(check_complete(l));
+    iv__trainer_release_all(l->t);
     return put_back(l);
 }
 
@@ -306,32 +219,4 @@ iv_status iv_trainer_load(iv_trainer *t, const char *path)
 iv_status iv_trainer_load_params(iv_trainer *t, const char *path)
 {
     return load(t, path, true);
-}
-
-/* ---- listing ---- */
-
-static iv_status list_meta(void *ctx, const char *key, const char *value)
-{
-    const iv_ckpt_visitor *v = ctx;
-    if (v->meta) v->meta(v->ctx, key, value);
-    return IV_OK;
-}
-
-static iv_status list_tensor(void *ctx, const iv_ckpt_tensor *info, void **out_dst)
-{
-    const iv_ckpt_visitor *v = ctx;
-    *out_dst = NULL;
-    if (v->tensor) v->tensor(v->ctx, info->name, info->dtype, &info->shape);
-    return IV_OK;
-}
-
-iv_status iv_checkpoint_list(const char *path, const iv_ckpt_visitor *v)
-{
-    const iv_plugin *p;
-    void *self;
-    IV_TRY(iv__registry_get(IV_PLUGIN_CHECKPOINT, "safetensors", &p, &self));
-    const iv_checkpoint *vt = p->vtable;
-    iv_ckpt_visitor copy = *v;
-    return vt->load(self, path,
-                    &(iv_ckpt_sink){.ctx = &copy, .meta = list_meta, .want = list_tensor});
 }

@@ -45,11 +45,15 @@ static const char *no_env(const char *name)
     return NULL;
 }
 
-static const iv_host host = {IV_PLUGIN_ABI, sizeof(iv_host), print_error, print_log, no_env};
+static const iv_host host = {.abi = IV_PLUGIN_ABI,
+                             .size = sizeof(iv_host),
+                             .fail = print_error,
+                             .log = print_log,
+                             .env = no_env};
 
 typedef struct counter {
     size_t tensors, texts;
-    void *dst; /* exactly as large as the tensor being read, so that an overrun is seen */
+    void **dst; /* [tensors] exactly as large as each, so that an overrun is seen */
 } counter;
 
 static iv_status on_meta(void *ctx, const char *key, const char *value)
@@ -64,9 +68,11 @@ static iv_status on_want(void *ctx, const iv_ckpt_tensor *info, void **out_dst)
     counter *c = ctx;
     size_t n = size[info->dtype];
     for (int32_t i = 0; i < info->shape.rank; ++i) n *= (size_t)info->shape.dim[i];
-    free(c->dst);
-    c->dst = ++c->tensors % 3 ? malloc(n) : NULL; /* every third is skipped */
-    *out_dst = c->dst;
+    void **more = realloc(c->dst, (c->tensors + 1) * sizeof(*more));
+    if (!more) return IV_NO_MEMORY;
+    c->dst = more;
+    *out_dst = c->dst[c->tensors] = c->tensors % 3 ? malloc(n) : NULL; /* every third is skipped */
+    ++c->tensors;
     return IV_OK;
 }
 
@@ -111,6 +117,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     iv_status s = format->load(self, path, &sink);
     if (s == IV_OK && sure < 90) abort(); /* what loads must have been recognised */
     if (s != IV_OK && s != IV_CORRUPT) abort();
+    for (size_t i = 0; i < c.tensors; ++i) free(c.dst[i]);
     free(c.dst);
     close(fd);
     return 0;

@@ -140,7 +140,8 @@ static const iv_ckpt_tensor new_tensors[] = {
     {.name = "w", .dtype = IV_F64, .shape = {1, {5}}, .data = values + 1},
     {.name = "b", .dtype = IV_F32, .shape = {2, {2, 2}}, .data = values},
 };
-static const iv_ckpt old_ckpt = {1, 0, old_tensors, NULL}, new_ckpt = {2, 0, new_tensors, NULL};
+static const iv_ckpt old_ckpt = CKPT(1, 0, old_tensors, NULL),
+                     new_ckpt = CKPT(2, 0, new_tensors, NULL);
 
 static int open_files(void)
 {
@@ -404,7 +405,7 @@ static void test_file_size_limit(void **state)
         static char data[100000];
         const iv_ckpt_tensor t = {
             .name = "t", .dtype = IV_U8, .shape = {1, {sizeof(data)}}, .data = data};
-        const iv_ckpt c = {1, 0, &t, NULL};
+        const iv_ckpt c = CKPT(1, 0, &t, NULL);
         const struct rlimit most = {50000, 50000};
         signal(SIGXFSZ, SIG_IGN);
         bool ok = setrlimit(RLIMIT_FSIZE, &most) == 0 && format()->save(self, path, &c) == IV_IO &&

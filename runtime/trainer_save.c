@@ -1,0 +1,226 @@
+/* trainer_save.c: what a checkpoint of a run holds.
+ *
+ * Tensors: parameters and running statistics under their own names, moments as "optim.m.NAME" and
+ * "optim.v.NAME".  Metadata: everything else that a run needs to go on with the same bits, and
+ * facts about where it ran.  Arenas that the host can touch are handed to the plugin as they are;
+ * before the trainer changes them it calls iv__trainer_release. */
+#include "trainer.h"
+
+#include "config.h"
+#include "registry.h"
+
+#include <inttypes.h>
+#include <time.h>
+
+const char *const iv__moment_prefix[2] = {"optim.m.", "optim.v."};
+
+iv_status iv__trainer_ckpt(iv_trainer *t)
+{
+    const iv_plugin *p;
+    if (t->ckpt) return IV_OK;
+    IV_TRY(iv__registry_get(IV_PLUGIN_CHECKPOINT, iv_config_str(t->config, "out.checkpoint"), &p,
+                            &t->ckpt_self));
+    t->ckpt = p->vtable;
+    return IV_OK;
+}
+
+typedef struct saver {
+    iv_trainer *t;
+    iv_ckpt_tensor *tensors;
+    iv_buffer *buffers; /* where the tensors lie */
+    int64_t n;
+} saver;
+
+static const char *host_address(const iv_trainer *t, const iv__memory *m)
+{
+    const char *p =
+        t->device->vt->mem_host ? t->device->vt->mem_host(t->device->dev, m->mem) : NULL;
+    return p;
+}
+
+/* Appends the slots of one arena. */
+static iv_status add_slots(saver *s, const iv__slot *slots, int64_t n, const iv__memory *m,
+                           const char *prefix)
+{
+    const char *host = m->mem && n ? host_address(s->t, m) : NULL;
+    for (int64_t i = 0; m->mem && i < n; ++i) {
+        char *name;
+        IV_TRY(
+            iv__calloc((int64_t)(strlen(prefix) + strlen(slots[i].name) + 1), 1, "a name", &name));
+        sprintf(name, "%s%s", prefix, slots[i].name);
+        const iv_buffer b = iv__slot_range(m, &slots[i], s->t->store->type);
+        s->buffers[s->n] = b;
+        s->tensors[s->n++] = (iv_ckpt_tensor){.name = name,
+                                              .dtype = s->t->store->type,
+                                              .shape = slots[i].shape,
+                                              .data = host ? host + b.offset : NULL};
+    }
+    return IV_OK;
+}
+
+static iv_status gather(saver *s, bool weights_only)
+{
+    const iv__store *st = s->t->store;
+    int64_t n = st->n_params * 3 + st->n_states;
+    IV_TRY(iv__calloc(n, sizeof(*s->tensors), "a checkpoint's index", &s->tensors));
+    IV_TRY(iv__calloc(n, sizeof(*s->buffers), "a checkpoint's index", &s->buffers));
+    IV_TRY(add_slots(s, st->params, st->n_params, &st->param_mem, ""));
+    IV_TRY(add_slots(s, st->states, st->n_states, &st->state_mem, ""));
+    for (int i = 0; i < 2 && !weights_only; ++i)
+        IV_TRY(add_slots(s, st->params, st->n_params, &st->moment_mem[i], iv__moment_prefix[i]));
+    return s->t->device->vt->sync(s->t->device->queue);
+}
+
+static iv_status read_range(void *ctx, int64_t i, int64_t offset, int64_t bytes, void *dst)
+{
+    const saver *s = ctx;
+    iv_buffer b = s->buffers[i];
+    b.offset += offset;
+    b.bytes = bytes;
+    return iv__device_read(s->t->device, dst, b);
+}
+
+/* ---- metadata ---- */
+
+enum { MOST_META = 24, NUMBER = 32 };
+typedef struct meta {
+    iv_ckpt_meta pairs[MOST_META];
+    int64_t n;
+    char numbers[MOST_META][NUMBER]; /* storage of printed values */
+    char *precision;                 /* the plugin's state */
+    iv__text config;
+} meta;
+
+static void add_text(meta *m, const char *key, const char *value)
+{
+    if (m->n < MOST_META) m->pairs[m->n++] = (iv_ckpt_meta){key, value};
+}
+
+static void add_number(meta *m, const char *key, int64_t value)
+{
+    if (m->n == MOST_META) return;
+    snprintf(m->numbers[m->n], NUMBER, "%" PRId64, value);
+    add_text(m, key, m->numbers[m->n]);
+}
+
+static iv_status precision_state(iv_trainer *t, char **out)
+{
+    size_t n = t->precision->save ? t->precision->save(t->precision_self, NULL, 0) : 0;
+    IV_TRY(iv__calloc((int64_t)n + 1, 1, "precision state", out));
+    if (n) t->precision->save(t->precision_self, *out, n);
+    return IV_OK;
+}
+
+static iv_status describe(iv_trainer *t, const iv__save_options *o, meta *m)
+{
+    IV_TRY(precision_state(t, &m->precision));
+    iv__config_yaml(t->config, &m->config);
+    if (m->config.failed) IV_FAIL(IV_NO_MEMORY, "saving: copying the configuration");
+    add_text(m, "format", "pt"); /* what Hugging Face's loader asks for */
+    add_text(m, "invar.version", iv_version());
+    if (o->weights_only) add_text(m, "invar.weights_only", "true");
+    add_number(m, "invar.step", t->step);
+    add_number(m, "invar.samples", t->samples_seen);
+    add_number(m, "invar.skipped", t->skipped);
+    add_number(m, "invar.seed", (int64_t)t->seed);
+    add_number(m, "invar.grains", t->grains);
+    add_text(m, "invar.type", iv_dtype_name(t->store->type));
+    add_text(m, "invar.precision", t->precision_name);
+    add_text(m, "invar.precision_state", m->precision);
+    add_text(m, "invar.optimizer", iv_config_str(t->config, "optim.name"));
+    add_text(m, "invar.device", t->device->info.name);
+    add_text(m, "invar.arch", t->device->info.arch);
+    add_text(m, "invar.driver", t->device->info.driver);
+    add_text(m, "invar.numerics", t->device->invariant ? "invariant" : "fast");
+    add_text(m, "invar.build", __VERSION__);
+    add_text(m, "invar.config", m->config.s ? m->config.s : "");
+    if (o->metric) {
+        add_text(m, "invar.metric", o->metric);
+        if (m->n < MOST_META) {
+            snprintf(m->numbers[m->n], NUMBER, "%.17g", o->value);
+            add_text(m, "invar.metric_value", m->numbers[m->n]);
+        }
+    }
+    return IV_OK;
+}
+
+/* ---- saving ---- */
+
+static void saver_free(saver *s, meta *m)
+{
+    for (int64_t i = 0; i < s->n; ++i) free((void *)(uintptr_t)s->tensors[i].name);
+    free(s->tensors);
+    free(s->buffers);
+    free(m->precision);
+    iv__text_free(&m->config);
+}
+
+/* Different for every save of every run; with ranks it will be agreed on. */
+static uint64_t new_id(iv_trainer *t)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (!t->save_id) t->save_id = (uint64_t)now.tv_sec * 1000000007u + (uint64_t)now.tv_nsec;
+    return ++t->save_id;
+}
+
+iv_status iv__trainer_save_start(iv_trainer *t, const char *path, const iv__save_options *o)
+{
+    saver s = {.t = t};
+    meta m = {.n = 0};
+    iv_status st = iv__trainer_ckpt(t);
+    if (st == IV_OK) st = gather(&s, o->weights_only);
+    if (st == IV_OK) st = describe(t, o, &m);
+    if (st == IV_OK)
+        st = t->ckpt->save(t->ckpt_self, path,
+                           &(iv_ckpt){.n_tensors = s.n,
+                                      .n_meta = m.n,
+                                      .tensors = s.tensors,
+                                      .meta = m.pairs,
+                                      .id = new_id(t),
+                                      .read = read_range,
+                                      .ctx = &s});
+    saver_free(&s, &m);
+    return st;
+}
+
+iv_status iv__trainer_drain(iv_trainer *t)
+{
+    return t->ckpt && t->ckpt->drain ? t->ckpt->drain(t->ckpt_self) : IV_OK;
+}
+
+iv_status iv_trainer_save(iv_trainer *t, const char *path)
+{
+    IV_TRY(iv__trainer_save_start(t, path, &(iv__save_options){0}));
+    if (!t->ckpt->poll) return IV_OK;
+    IV_TRY(iv__trainer_drain(t));
+    for (const char *told;;) {
+        iv_status s = t->ckpt->poll(t->ckpt_self, &told);
+        if (!told || strcmp(told, path) == 0) return s;
+        if (s != IV_OK) iv__log(IV_LOG_WARN, "%s", iv_error_message()); /* an earlier save's */
+    }
+}
+
+void iv__trainer_release(iv_trainer *t, const iv__memory *m)
+{
+    if (!t->ckpt || !t->ckpt->release || !m->mem) return;
+    const char *host = host_address(t, m);
+    if (host) t->ckpt->release(t->ckpt_self, host, m->bytes);
+}
+
+void iv__trainer_release_all(iv_trainer *t)
+{
+    const iv__store *s = t->store;
+    const iv__memory *all[] = {&s->param_mem, &s->state_mem, &s->moment_mem[0], &s->moment_mem[1]};
+    for (int64_t i = 0; i < IV_COUNT(all); ++i) iv__trainer_release(t, all[i]);
+}
+
+void iv__trainer_ckpt_close(iv_trainer *t)
+{
+    if (!t->ckpt || !t->store) return;
+    if (iv__trainer_drain(t) != IV_OK) iv__log(IV_LOG_WARN, "%s", iv_error_message());
+    for (const char *told = ""; t->ckpt->poll && told;)
+        if (t->ckpt->poll(t->ckpt_self, &told) != IV_OK)
+            iv__log(IV_LOG_WARN, "%s", iv_error_message());
+    t->ckpt = NULL;
+}
