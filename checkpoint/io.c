@@ -31,6 +31,8 @@ const iv__io_calls iv__io_system = {
     .fsync = fsync,
     .rename = rename,
     .unlink = unlink,
+    .mkdir = mkdir,
+    .rmdir = rmdir,
     .flock = flock,
     .kill = kill,
     .opendir = opendir,
@@ -314,6 +316,44 @@ void iv__io_discard(iv__io_file *f)
     free(f->tmp);
     free(f->folder);
     *f = (iv__io_file){.job = j, .fd = -1, .folder_fd = -1};
+}
+
+/* ---- folders ---- */
+
+static iv_status sync_folder(const iv__io_job *j, const char *folder)
+{
+    int fd = j->calls->open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    if (fd < 0) return iv__io_fail_errno(j, errno, "opening the folder %s failed", folder);
+    iv_status s = IV_OK;
+    if (sync_retry(j->calls->fsync, fd) != 0 && errno != EINVAL && errno != ENOTSUP &&
+        errno != ENOSYS)
+        s = iv__io_fail_errno(j, errno, "flushing the folder %s failed", folder);
+    j->calls->close(fd);
+    return s;
+}
+
+iv_status iv__io_sync_inside(const iv__io_job *j)
+{
+    return sync_folder(j, j->path);
+}
+
+iv_status iv__io_sync_above(const iv__io_job *j)
+{
+    size_t n = strlen(j->path);
+    while (n > 1 && j->path[n - 1] == '/') --n;
+    while (n > 0 && j->path[n - 1] != '/') --n;
+    char *above = malloc(n + 2);
+    if (!above) return iv__io_fail(j, IV_NO_MEMORY, "allocating a file name");
+    snprintf(above, n + 2, "%.*s", n ? (int)n : 1, n ? j->path : ".");
+    iv_status s = sync_folder(j, above);
+    free(above);
+    return s;
+}
+
+iv_status iv__io_fail_quietly(iv_status code, const char *fmt, ...)
+{
+    (void)fmt;
+    return code;
 }
 
 iv_status iv__io_remove(const iv__io_job *j)

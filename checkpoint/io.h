@@ -37,6 +37,8 @@ typedef struct iv__io_calls {
     int (*fsync)(int fd);
     int (*rename)(const char *from, const char *to);
     int (*unlink)(const char *path);
+    int (*mkdir)(const char *path, mode_t mode);
+    int (*rmdir)(const char *path);
     int (*flock)(int fd, int how);
     int (*kill)(pid_t pid, int sig);
     DIR *(*opendir)(const char *path);
@@ -86,6 +88,13 @@ iv_status iv__io_write(iv__io_file *f, const void *src, size_t n, uint64_t at);
 iv_status iv__io_commit(iv__io_file *f);
 /* Frees what the file holds; unlinks the temporary file unless it was committed. */
 void iv__io_discard(iv__io_file *f);
+
+/* Makes what was created, renamed or removed in the folder j->path durable, or in the one above it.
+ * A file system that cannot flush folders is fine. */
+iv_status iv__io_sync_inside(const iv__io_job *j);
+iv_status iv__io_sync_above(const iv__io_job *j);
+/* fail() of a host for whom it is no failure that a file is not there or something else. */
+iv_status iv__io_fail_quietly(iv_status code, const char *fmt, ...) IV__IO_PRINTF(2, 3);
 
 /* Unlinks j->path; a missing file is fine.  IV_INVALID if it is not a regular file. */
 iv_status iv__io_remove(const iv__io_job *j);

@@ -55,18 +55,11 @@ static iv_status load(void *self, const char *path, const iv_ckpt_sink *sink)
     return iv__st_read(&j, sink, NULL);
 }
 
-/* fail() of a host for whom it is no failure that a file is something else. */
-static iv_status fail_quietly(iv_status code, const char *fmt, ...)
-{
-    (void)fmt;
-    return code;
-}
-
 static int detect(void *self, const char *path)
 {
     static const char ext[] = ".safetensors";
     iv_host quiet = *((plugin_self *)self)->host;
-    quiet.fail = fail_quietly;
+    quiet.fail = iv__io_fail_quietly;
     iv__io_job j = job_of(self, "detecting", path);
     j.host = &quiet;
     const size_t n_path = path ? strlen(path) : 0, n_ext = sizeof(ext) - 1;

@@ -50,9 +50,9 @@ struct iv_host {
     const char *(*variable)(const char *name);
     /* (since 1.2) The text of this thread's last failure. */
     const char *(*message)(void);
-    /* (since 1.2) The plugin `spec` ("safetensors", "async(safetensors)") of a kind, initialised: what a plugin
-     * that wraps another calls in its init.  *out_vtable has all entries of this header; those that
-     * the plugin lacks are NULL. */
+    /* (since 1.2) The plugin `spec` ("safetensors", "async(safetensors)") of a kind, initialised:
+     * what a plugin that wraps another calls in its init.  *out_vtable has all entries of this
+     * header; those that the plugin lacks are NULL. */
     iv_status (*plugin)(uint32_t kind, const char *spec, const void **out_vtable, void **out_self);
 };
 

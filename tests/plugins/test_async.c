@@ -76,8 +76,8 @@ static iv_status give_gate(uint32_t kind, const char *spec, const void **out_vta
     return IV_OK;
 }
 
-static const iv_host gate_host = {IV_PLUGIN_ABI, sizeof(iv_host), keep_error, keep_log,
-                                  no_env,        NULL,           last_error,      give_gate};
+static const iv_host gate_host = {IV_PLUGIN_ABI, sizeof(iv_host), keep_error, keep_log, no_env,
+                                  NULL,          last_error,      give_gate};
 
 static const iv_checkpoint *table(void)
 {

@@ -108,9 +108,18 @@ static int f_closedir(DIR *d)
     return bad ? -1 : r;
 }
 
-static const iv__io_calls faulty = {f_open,  f_close,     f_pread,   f_pwrite,  f_fstat,
-                                    f_stat,  f_fdatasync, f_fsync,   f_rename,  f_unlink,
-                                    f_flock, f_kill,      f_opendir, f_readdir, f_closedir};
+static int f_mkdir(const char *path, mode_t m)
+{
+    return hit("mkdir") ? -1 : mkdir(path, m);
+}
+static int f_rmdir(const char *path)
+{
+    return hit("rmdir") ? -1 : rmdir(path);
+}
+
+static const iv__io_calls faulty = {f_open,      f_close, f_pread,   f_pwrite,  f_fstat,   f_stat,
+                                    f_fdatasync, f_fsync, f_rename,  f_unlink,  f_mkdir,   f_rmdir,
+                                    f_flock,     f_kill,  f_opendir, f_readdir, f_closedir};
 
 static void *open_faulty(void)
 {
