@@ -208,11 +208,17 @@ static int32_t object_find(const char *kind, const void *thing)
     return -1;
 }
 
-bool sc_object_check(const char *kind, const void *thing, const char *function)
+bool sc_object_known(const char *kind, const void *thing)
 {
     pthread_mutex_lock(&sc__mutex);
     const bool there = object_find(kind, thing) >= 0;
     pthread_mutex_unlock(&sc__mutex);
+    return there;
+}
+
+bool sc_object_check(const char *kind, const void *thing, const char *function)
+{
+    const bool there = sc_object_known(kind, thing);
     if (!there) sc_misuse("%s: %p is not a live %s", function, thing, kind);
     return there;
 }

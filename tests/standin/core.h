@@ -74,6 +74,8 @@ int64_t sc_misuses(void);
 void sc_object_add(const char *kind, const void *object, const char *maker);
 /* True if it is alive.  A freed, foreign or NULL handle is one line of misuse and false. */
 bool sc_object_check(const char *kind, const void *object, const char *function);
+/* Is it alive?  Says nothing. */
+bool sc_object_known(const char *kind, const void *object);
 /* Ends its life; false and misuse as above. */
 bool sc_object_remove(const char *kind, const void *object, const char *function);
 /* Prints what is alive, one line each, as misuse; returns how many.  Runs at exit by itself. */
@@ -191,6 +193,20 @@ sc_status sc_stream_wait(sc_stream *s, sc_event *e, const char *function);
 sc_status sc_event_sync(sc_event *e, const char *function);
 sc_status sc_event_query(sc_event *e, const char *function); /* SC_OK or SC_NOT_READY */
 sc_status sc_event_elapsed(sc_event *from, sc_event *to, float *out_ms, const char *function);
+
+/* ---- graphs (stream.c): the work of a stream, kept and run later ----
+ *
+ * While a stream captures, work that is put there is kept instead; a stream that waits for an event
+ * of a capturing stream captures into the same graph.  A graph's work runs in the order it was put.
+ */
+typedef struct sc_graph sc_graph;
+sc_status sc_capture_begin(sc_stream *s, const char *function);
+/* SC_STREAM_CAPTURE if the stream does not capture, or if something that cannot be captured was
+ * asked for (waiting by the host, pageable memory). */
+sc_status sc_capture_end(sc_stream *s, const char *function, sc_graph **out_g);
+sc_status sc_graph_copy(const sc_graph *g, const char *function, sc_graph **out_g);
+sc_status sc_graph_launch(sc_graph *g, sc_stream *s, const char *function);
+sc_status sc_graph_free(sc_graph *g, const char *function);
 
 /* ---- order (order.c): used by stream.c ----
  *

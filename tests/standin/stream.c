@@ -34,13 +34,15 @@ struct sc_stream {
     uint64_t asked; /* number of the last work that was put */
     sc_clock clock;
     work *first, *last;
+    sc_graph *graph; /* what it captures into, or NULL */
     pthread_cond_t more;
     sc_stream *next; /* of all streams */
 };
 
 struct sc_event {
     sc_device *device;
-    int32_t slot; /* -1: never recorded */
+    int32_t slot;    /* -1: never recorded */
+    sc_graph *graph; /* recorded while the stream captured into it */
     uint64_t number;
     sc_clock clock;
     double seconds; /* when it was reached */
@@ -276,6 +278,12 @@ sc_status sc_stream_put(sc_stream *s, const char *label, sc_run_fn *run, const v
 {
     const sc_status fault = sc_device_fault(s->device);
     if (fault != SC_OK) return fault;
+    pthread_mutex_lock(&sc__mutex);
+    const sc_status captured =
+        s->graph ? sc__graph_add(s->graph, label, run, arg, arg_bytes) : SC_OK;
+    const bool captures = s->graph != NULL;
+    pthread_mutex_unlock(&sc__mutex);
+    if (captures) return captured;
     work *w = work_new(label, arg, arg_bytes);
     if (!w) return SC_OUT_OF_MEMORY;
     w->run = run;
@@ -284,6 +292,24 @@ sc_status sc_stream_put(sc_stream *s, const char *label, sc_run_fn *run, const v
     append(s, w);
     pthread_mutex_unlock(&sc__mutex);
     return SC_OK;
+}
+
+sc_graph **sc__stream_graph(sc_stream *s)
+{
+    return &s->graph;
+}
+
+void sc__streams_leave(const sc_graph *g)
+{
+    for (sc_stream *s = streams; s; s = s->next)
+        if (s->graph == g) s->graph = NULL;
+}
+
+/* What the host must not ask of a stream that captures; the lock is held. */
+static bool spoils(sc_stream *s)
+{
+    if (s->graph) s->graph->spoilt = true;
+    return s->graph != NULL;
 }
 
 /* ---- waiting by the host ---- */
@@ -299,9 +325,10 @@ sc_status sc_stream_sync(sc_stream *s)
 {
     pthread_mutex_lock(&sc__mutex);
     const sc_clock clock = s->clock;
-    host_wait(s->slot, s->asked, &clock);
+    const bool captures = spoils(s);
+    if (!captures) host_wait(s->slot, s->asked, &clock);
     pthread_mutex_unlock(&sc__mutex);
-    return sc_device_fault(s->device);
+    return captures ? SC_STREAM_CAPTURE : sc_device_fault(s->device);
 }
 
 sc_status sc_stream_query(sc_stream *s)
@@ -366,12 +393,17 @@ sc_status sc_event_record(sc_event *e, sc_stream *s, const char *function)
     work *w = work_new("event", NULL, 0);
     if (!w) return SC_OUT_OF_MEMORY;
     pthread_mutex_lock(&sc__mutex);
-    legacy_rule(s);
-    w->event = e;
-    append(s, w);
-    e->slot = s->slot;
-    e->number = w->number;
-    e->clock = w->clock;
+    e->graph = s->graph;
+    if (s->graph) {
+        free(w);
+    } else {
+        legacy_rule(s);
+        w->event = e;
+        append(s, w);
+        e->slot = s->slot;
+        e->number = w->number;
+        e->clock = w->clock;
+    }
     pthread_mutex_unlock(&sc__mutex);
     return sc_device_fault(s->device);
 }
@@ -380,12 +412,17 @@ sc_status sc_stream_wait(sc_stream *s, sc_event *e, const char *function)
 {
     if (!sc_object_check("event", e, function)) return SC_INVALID_HANDLE;
     pthread_mutex_lock(&sc__mutex);
-    if (e->slot >= 0) {
+    bool mixed = false;
+    if (e->graph) {
+        mixed = s->graph && s->graph != e->graph;
+        s->graph = e->graph;                /* joins the capture */
+    } else if (s->graph) mixed = spoils(s); /* an event from outside */
+    else if (e->slot >= 0) {
         sc_clock_join(&s->clock, &e->clock);
         append_wait(s, e->slot, e->number);
     }
     pthread_mutex_unlock(&sc__mutex);
-    return sc_device_fault(s->device);
+    return mixed ? SC_STREAM_CAPTURE : sc_device_fault(s->device);
 }
 
 sc_status sc_event_sync(sc_event *e, const char *function)
