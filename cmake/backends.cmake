@@ -19,7 +19,7 @@ foreach(name OPENMP ONEDNN BLAS HWLOC OPENCL CUDA HIP MPI)
 endforeach()
 
 # The backends and libraries that the tree does not hold yet.
-foreach(name HWLOC MPI)
+foreach(name HWLOC)
   if(INVAR_${name} STREQUAL ON)
     message(FATAL_ERROR "INVAR_${name}=ON: this version of Invar has no ${name} support")
   endif()

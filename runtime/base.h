@@ -94,6 +94,7 @@ int64_t iv__now_ns(void);
     X(SPAWNED, "INVAR_SPAWNED",                                                                    \
       "set in ranks that Invar itself has started: RANK and its like are theirs")                  \
     X(HOST_NAME, "INVAR_HOST_NAME", "name of this host, where launchers know it by another")       \
+    X(MPI, "INVAR_MPI_LIB", "path of the MPI transport (invar-mpi-*.so) to open")                  \
     X(OMP_WAIT, "OMP_WAIT_POLICY",                                                                 \
       "how OpenMP threads wait; the command lets them spin shortly unless one of these is set")    \
     X(GOMP_SPIN, "GOMP_SPINCOUNT", "spins of a waiting thread of GNU OpenMP")                      \

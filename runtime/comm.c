@@ -52,9 +52,26 @@ static iv_status agree(iv__comm *c, const char **out_name)
     return IV_OK;
 }
 
+/* The best transport by this rank's own judgement. */
+static const char *best_here(const iv__comm *c)
+{
+    const char *best = "tcp", *name;
+    int32_t most = 0;
+    for (int32_t i = 0; (name = iv__registry_name(IV_PLUGIN_TRANSPORT, i)); ++i) {
+        const int32_t good = goodness(c, name);
+        if (good <= most) continue;
+        most = good;
+        best = name;
+    }
+    return best;
+}
+
 static iv_status open_auto(iv__comm *c)
 {
     const char *name = NULL;
+    /* Without an address there is no meeting place.  mpirun on several nodes tells none: its ranks
+     * judge alike, and MPI finds them. */
+    if (!*c->ranks.address) return open_link(c, best_here(c));
     IV_TRY(open_link(c, "tcp"));
     IV_TRY(agree(c, &name));
     if (strcmp(name, c->name) == 0) return IV_OK;

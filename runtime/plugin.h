@@ -46,7 +46,8 @@ struct iv_host {
     /* Value of one of Invar's environment variables by name ("INVAR_CACHE_DIR"), or NULL. */
     const char *(*env)(const char *name);
     /* (since 1.1) Value of any environment variable, "" if it is empty, NULL if it is not set: what
-     * launchers leave to the processes that they start.  For cluster plugins; NULL for others. */
+     * launchers leave to the processes that they start.  For cluster and transport plugins; NULL
+     * for others. */
     const char *(*variable)(const char *name);
     /* (since 1.2) The text of this thread's last failure. */
     const char *(*message)(void);

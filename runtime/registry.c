@@ -51,8 +51,8 @@ static iv_status host_plugin(uint32_t kind, const char *spec, const void **out_v
             host_plugin                                                                            \
     }
 const iv_host iv__host = HOST(NULL);
-/* Cluster plugins may also read what launchers left in the environment. */
-static const iv_host cluster_host = HOST(iv__env_any);
+/* Cluster and transport plugins may also read what launchers left in the environment. */
+static const iv_host launched_host = HOST(iv__env_any);
 
 static const char *const kind_names[IV_PLUGIN_KIND_COUNT] = {"backend", "precision", "checkpoint",
                                                              "cluster", "transport"};
@@ -223,9 +223,10 @@ static iv_status start(entry *e, const char *args, const iv_plugin **out, void *
         IV_FAIL(IV_INVALID, "plugin %s: used with '%s' and with '%s'", e->name, e->args, args);
     if (e->starting) IV_FAIL(IV_INVALID, "plugin %s(%s): it wraps itself", e->name, args);
     if (!e->ready && e->plugin->init) {
-        const bool cluster = e->plugin->kind == IV_PLUGIN_CLUSTER;
+        const bool launched =
+            e->plugin->kind == IV_PLUGIN_CLUSTER || e->plugin->kind == IV_PLUGIN_TRANSPORT;
         e->starting = true;
-        iv_status s = e->plugin->init(cluster ? &cluster_host : &iv__host, args, &e->self);
+        iv_status s = e->plugin->init(launched ? &launched_host : &iv__host, args, &e->self);
         e->starting = false;
         if (s != IV_OK) {
             snprintf(e->refused, sizeof(e->refused), "%s", iv_error_message());
