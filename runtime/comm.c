@@ -8,6 +8,12 @@
 
 #include <inttypes.h>
 
+/* What a rank tells of its failure. */
+typedef struct iv__told {
+    int32_t status;
+    char text[508];
+} iv__told;
+
 static iv_status open_link(iv__comm *c, const char *name)
 {
     const iv_plugin *p;
@@ -90,6 +96,7 @@ iv_status iv__comm_open(const char *spec, const iv_ranks *r, int64_t timeout_ns,
     iv_status s = iv__calloc(2 * r->world, sizeof(*c->messages), "messages", &c->messages);
     if (s == IV_OK)
         s = iv__calloc((int64_t)r->world * IV__COMM_WORDS, sizeof(*c->words), "words", &c->words);
+    if (s == IV_OK) s = iv__calloc(r->world, sizeof(*c->told), "failures", &c->told);
     if (s == IV_OK && r->world > 1)
         s = strcmp(spec, "auto") == 0 ? open_auto(c) : open_link(c, spec);
     if (s != IV_OK) {
@@ -106,6 +113,7 @@ void iv__comm_close(iv__comm *c)
     if (c->link) c->vt->close(c->link);
     free(c->messages);
     free(c->words);
+    free(c->told);
     free(c);
 }
 
@@ -175,6 +183,30 @@ iv_status iv__comm_reduce(iv__comm *c, iv__comm_op op, int64_t *v, int32_t n)
     memcpy(v, c->words, (size_t)n * sizeof(*v));
     for (int32_t r = 1; r < c->ranks.world; ++r)
         for (int32_t i = 0; i < n; ++i) v[i] = combine(op, v[i], c->words[(int64_t)r * n + i]);
+    return IV_OK;
+}
+
+iv_status iv__comm_agree(iv__comm *c, iv_status s)
+{
+    iv__told *mine = &c->told[c->ranks.rank];
+    if (c->ranks.world == 1 || c->lost >= 0) return s;
+    *mine = (iv__told){.status = (int32_t)s};
+    if (s != IV_OK) snprintf(mine->text, sizeof(mine->text), "%s", iv_error_message());
+    IV_TRY(iv__comm_gather(c, c->told, sizeof(*mine)));
+    if (s != IV_OK) IV_FAIL(s, "%s", mine->text);
+    for (int32_t r = 0; r < c->ranks.world; ++r)
+        if (c->told[r].status != IV_OK)
+            IV_FAIL((iv_status)c->told[r].status, "rank %d: %s", r, c->told[r].text);
+    return IV_OK;
+}
+
+iv_status iv__comm_same(iv__comm *c, uint64_t value, const char *what)
+{
+    uint64_t *all = (uint64_t *)c->words;
+    all[c->ranks.rank] = value;
+    IV_TRY(iv__comm_gather(c, all, sizeof(*all)));
+    for (int32_t r = 1; r < c->ranks.world; ++r)
+        if (all[r] != all[0]) IV_FAIL(IV_INVALID, "rank %d has %s than rank 0", r, what);
     return IV_OK;
 }
 

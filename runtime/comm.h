@@ -16,9 +16,10 @@ typedef struct iv__comm {
     const iv_transport *vt;
     void *link;
     int64_t timeout_ns;
-    int32_t lost;         /* the rank that was found lost, or -1 */
-    iv_message *messages; /* [2 * world]: scratch */
-    int64_t *words;       /* [world][IV__COMM_WORDS]: scratch */
+    int32_t lost;          /* the rank that was found lost, or -1 */
+    iv_message *messages;  /* [2 * world]: scratch */
+    int64_t *words;        /* [world][IV__COMM_WORDS]: scratch */
+    struct iv__told *told; /* [world]: scratch */
 } iv__comm;
 
 /* spec: a transport's name, or "auto": the ranks meet through sockets at the main address and agree
@@ -45,6 +46,11 @@ enum { IV__COMM_WORDS = 32 };
 typedef enum iv__comm_op { IV_COMM_MAX, IV_COMM_MIN, IV_COMM_SUM, IV_COMM_OR } iv__comm_op;
 /* v[i] becomes the reduction of the ranks' v[i]; n <= IV__COMM_WORDS. */
 iv_status iv__comm_reduce(iv__comm *c, iv__comm_op op, int64_t *v, int32_t n);
+/* Whether all ranks came so far well: gives every rank the failure of the first that failed, with
+ * its number before the text.  s: this rank's status, whose text is iv_error_message(). */
+iv_status iv__comm_agree(iv__comm *c, iv_status s);
+/* IV_INVALID, which names the first rank that differs, unless all ranks have the same value. */
+iv_status iv__comm_same(iv__comm *c, uint64_t value, const char *what);
 /* Returns when every rank has called it. */
 iv_status iv__comm_barrier(iv__comm *c);
 

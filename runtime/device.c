@@ -68,6 +68,19 @@ void iv__device_close(iv__device *d)
     free(d);
 }
 
+iv_status iv__device_count(const char *kind, int32_t *out)
+{
+    const iv_plugin *p;
+    void *self, *drv;
+    iv_backend_options o = {0};
+    IV_TRY(iv__registry_get(IV_PLUGIN_BACKEND, kind, &p, &self));
+    const iv_backend *vt = p->vtable;
+    IV_TRY(vt->open(self, &o, &drv));
+    iv_status s = vt->device_count(drv, out);
+    vt->close(drv);
+    return s;
+}
+
 iv_status iv__memory_alloc(iv__device *d, int64_t bytes, const char *what, iv__memory *out)
 {
     iv__memory m = {.device = d, .bytes = bytes};

@@ -21,6 +21,8 @@ typedef struct iv__device {
 iv_status iv__device_open(const char *name, const iv_backend_options *o, bool invariant,
                           iv__device **out);
 void iv__device_close(iv__device *d);
+/* Devices of a kind ("cpu") that there are. */
+iv_status iv__device_count(const char *kind, int32_t *out);
 
 /* A memory of one device. */
 typedef struct iv__memory {

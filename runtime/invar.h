@@ -386,7 +386,9 @@ typedef struct iv_step_report {
     bool skipped;                       /* the precision plugin skipped the update */
 } iv_step_report;
 
-/* Opens device, plugins and data as the configuration says, builds graph, plan and arenas.  data
+/* Opens devices, plugins and data as the configuration says, meets the other ranks of the job,
+ * builds graph, plans and arenas.  With several ranks, steps, validations, saves, loads and hashes
+ * are made by all ranks together, in the same order; IV_LOST names a rank that is gone.  data
  * may be NULL (no training: generate, or iv_trainer_step_on).  build and ctx must stay valid. */
 IV_API iv_status iv_trainer_open(const iv_config *c, iv_dataset *data, iv_build_fn build, void *ctx,
                                  iv_trainer **out);
@@ -394,7 +396,8 @@ IV_API void iv_trainer_close(iv_trainer *t);
 /* One optimizer step on the next samples of the data.  IV_NONFINITE names step and first bad node;
  * parameters are unchanged then. */
 IV_API iv_status iv_trainer_step(iv_trainer *t, iv_step_report *out);
-/* The same on given samples: x [batch * accumulate, sample], i32 or f32; y i32. */
+/* The same on given samples: x [batch * accumulate, sample], i32 or f32; y i32; all of them on
+ * every rank. */
 IV_API iv_status iv_trainer_step_on(iv_trainer *t, const void *x, const int32_t *y,
                                     iv_step_report *out);
 /* Mean loss over the validation data (eval.batches, or all), and for images the share of right

@@ -89,22 +89,6 @@ int64_t iv__count_targets(const iv__program *p, const int32_t *y, int64_t n)
 
 /* ---- opening ---- */
 
-/* The run's device: "auto" and 1 take the first of the kind. */
-static iv_status choose_device(iv_trainer *t, char *out, size_t size)
-{
-    const char *kind = iv_config_str(t->config, "device.accelerator"),
-               *list = iv_config_str(t->config, "device.devices");
-    if (strcmp(kind, "auto") == 0) kind = "cpu";
-    if (strcmp(list, "auto") == 0 || strcmp(list, "1") == 0) snprintf(out, size, "%s:0", kind);
-    else if (strchr(list, ',') || !strchr(list, ':'))
-        IV_FAIL(IV_UNSUPPORTED,
-                "--devices %s: this version trains on one device [hint: --devices 1, or a name "
-                "such as cpu:0]",
-                list);
-    else snprintf(out, size, "%s", list);
-    return IV_OK;
-}
-
 static iv_status choose_precision(iv_trainer *t)
 {
     /* Names of older releases that mean the same. */
@@ -182,7 +166,7 @@ static iv_status choose_steps(iv_trainer *t)
 /* Host room for a step's samples, and for one pass converted to f64. */
 static iv_status make_host_batch(iv_trainer *t)
 {
-    const iv__program *p = &t->replicas[0]->programs[0];
+    const iv__program *p = &t->workers.replicas[0]->programs[0];
     const iv__value *x = &p->graph->values[p->io.x.id], *y = &p->graph->values[p->io.y.id];
     int64_t per_sample = iv_shape_count(&x->shape) / p->batch, global = t->batch * t->accumulate;
     t->x_bytes = (size_t)per_sample * 4;
@@ -196,7 +180,7 @@ static iv_status make_host_batch(iv_trainer *t)
 static iv_status check_data(const iv_trainer *t)
 {
     if (!t->data) return IV_OK;
-    const iv__program *p = &t->replicas[0]->programs[0];
+    const iv__program *p = &t->workers.replicas[0]->programs[0];
     const iv__value *x = &p->graph->values[p->io.x.id];
     int64_t model = iv_shape_count(&x->shape) / p->batch, sample = iv_shape_count(&t->info.sample);
     if (model != sample)
@@ -212,19 +196,6 @@ static iv_status check_data(const iv_trainer *t)
     return IV_OK;
 }
 
-static iv_status open_replicas(iv_trainer *t)
-{
-    char name[64];
-    IV_TRY(choose_device(t, name, sizeof(name)));
-    IV_TRY(iv__calloc(1, sizeof(*t->replicas), "replicas", &t->replicas));
-    t->is_cut = t->accumulate > 1;
-    IV_TRY(iv__replica_open(t, name, (iv__span){0, t->grains}, &t->replicas[0]));
-    t->n_replicas = 1;
-    t->device = t->replicas[0]->device;
-    t->store = t->replicas[0]->store;
-    return IV_OK;
-}
-
 static iv_status open_all(iv_trainer *t)
 {
     t->batch = iv_config_int(t->config, "train.batch");
@@ -235,12 +206,15 @@ static iv_status open_all(iv_trainer *t)
     IV_TRY(choose_grains(t));
     IV_TRY(choose_steps(t));
     IV_TRY(choose_precision(t));
-    IV_TRY(open_replicas(t));
+    IV_TRY(iv__workers_open(t, &t->workers));
+    t->device = t->workers.replicas[0]->device;
+    t->store = t->workers.replicas[0]->store;
     IV_TRY(make_host_batch(t));
     IV_TRY(check_data(t));
     /* Validation is planned now, so that the memory known at the start is all that a run takes. */
     if (t->data && t->info.samples[IV_VAL] > 0)
-        IV_TRY(iv__program_new(t, t->replicas[0], t->batch, false, eval_grains(t), &t->eval));
+        IV_TRY(
+            iv__program_new(t, t->workers.replicas[0], t->batch, false, eval_grains(t), &t->eval));
     const char *init = iv_config_str(t->config, "model.init");
     return *init ? iv_trainer_load_params(t, init) : IV_OK;
 }
@@ -269,8 +243,7 @@ void iv_trainer_close(iv_trainer *t)
     iv__trainer_ckpt_close(t);
     iv__program_free(&t->eval); /* these two may use the memory of the first replica */
     iv__program_free(&t->generate);
-    for (int64_t i = 0; i < t->n_replicas; ++i) iv__replica_close(t->replicas[i]);
-    free(t->replicas);
+    iv__workers_close(&t->workers);
     free(t->x);
     free(t->y);
     free(t->wide);
@@ -283,7 +256,7 @@ void iv_trainer_close(iv_trainer *t)
 iv_status iv__trainer_check_ids(const iv_trainer *t, const char *x, const int32_t *y,
                                 int64_t samples)
 {
-    const iv__program *p = &t->replicas[0]->programs[0];
+    const iv__program *p = &t->workers.replicas[0]->programs[0];
     const iv__value *logits = &p->graph->values[p->io.logits.id];
     int64_t classes = logits->shape.dim[logits->shape.rank - 1], bad = -1;
     for (int64_t i = 0; i < samples * t->y_count; ++i)
@@ -298,34 +271,32 @@ iv_status iv__trainer_check_ids(const iv_trainer *t, const char *x, const int32_
     return IV_OK;
 }
 
-/* Runs the passes of all replicas. */
-static iv_status run_passes(iv_trainer *t, const char *x, const int32_t *y, double scale)
+/* Forward and backward of all samples: their sums are in the gradient arenas afterwards. */
+static iv_status run_passes(iv_trainer *t, const char *x, const int32_t *y, int64_t targets,
+                            double scale)
 {
-    int64_t targets = t->batch * t->accumulate * t->y_count;
-    int64_t count = iv__count_targets(&t->replicas[0]->programs[0], y, targets);
     iv__feed f = {.x = x,
                   .y = y,
-                  .norm = (double)IV_MAX2(count, 1),
+                  .norm = (double)IV_MAX2(targets, 1),
                   .scale = scale,
                   .seed = t->seed,
                   .step = (uint64_t)t->step};
-    for (int64_t i = 0; i < t->n_replicas; ++i) IV_TRY(iv__replica_run(t, t->replicas[i], &f));
-    return IV_OK;
+    return iv__workers_run(t, &t->workers, &f);
 }
 
 /* The sums of the step are there: gradients are completed, the loss is read. */
 static iv_status finish_sums(iv_trainer *t, double *out_loss)
 {
-    for (int64_t i = 0; i < t->n_replicas; ++i)
-        IV_TRY(iv__store_add_summands(t->replicas[i]->store));
-    return iv__program_loss(t, iv__replica_last(t->replicas[0]), out_loss);
+    for (int64_t i = 0; i < t->workers.n_replicas; ++i)
+        IV_TRY(iv__store_add_summands(t->workers.replicas[i]->store));
+    return iv__program_loss(t, iv__replica_last(t->workers.replicas[0]), out_loss);
 }
 
 static iv_status update(iv_trainer *t)
 {
-    for (int64_t i = 0; i < t->n_replicas; ++i) {
-        IV_TRY(iv__optim_update(t->replicas[i]->optim));
-        IV_TRY(iv__store_follow(t->replicas[i]->store, t->grains));
+    for (int64_t i = 0; i < t->workers.n_replicas; ++i) {
+        IV_TRY(iv__optim_update(t->workers.replicas[i]->optim));
+        IV_TRY(iv__store_follow(t->workers.replicas[i]->store, t->grains));
     }
     return IV_OK;
 }
@@ -333,7 +304,8 @@ static iv_status update(iv_trainer *t)
 static iv_status nonfinite(iv_trainer *t, double loss, double norm)
 {
     char name[256] = "the gradients";
-    IV_TRY(iv__plan_first_nonfinite(iv__replica_last(t->replicas[0])->plan, name, sizeof(name)));
+    IV_TRY(iv__plan_first_nonfinite(iv__replica_last(t->workers.replicas[0])->plan, name,
+                                    sizeof(name)));
     IV_FAIL(IV_NONFINITE,
             "training step %lld: loss %g, gradient norm %g: the first infinity or NaN comes from "
             "%s [hint: a lower "
@@ -341,17 +313,26 @@ static iv_status nonfinite(iv_trainer *t, double loss, double norm)
             (long long)t->step + 1, loss, norm, name);
 }
 
-iv_status iv_trainer_step_on(iv_trainer *t, const void *x, const int32_t *y, iv_step_report *out)
+/* Norm and finiteness of the gradients, on every replica for its own update. */
+static iv_status measure(iv_trainer *t, iv_step_report *r, bool *finite)
+{
+    for (int64_t i = t->workers.n_replicas - 1; i >= 0; --i) /* the values are the same on all */
+        IV_TRY(iv__optim_norm(t->workers.replicas[i]->optim, t->step, r->lr, 1 / r->scale,
+                              &r->grad_norm, finite));
+    return IV_OK;
+}
+
+/* A step on samples of which this rank's are given; `targets` of all of them count. */
+static iv_status step(iv_trainer *t, const char *x, const int32_t *y, int64_t targets,
+                      iv_step_report *out)
 {
     int64_t start = iv__now_ns(), global = t->batch * t->accumulate;
     iv_step_report r = {.scale = 1, .lr = iv__schedule_lr(&t->schedule, t->step)};
     bool finite;
-    IV_TRY(iv__trainer_check_ids(t, x, y, global));
     if (t->precision->loss_scale) r.scale = (double)t->precision->loss_scale(t->precision_self);
-    IV_TRY(run_passes(t, x, y, r.scale));
+    IV_TRY(run_passes(t, x, y, targets, r.scale));
     IV_TRY(finish_sums(t, &r.loss));
-    IV_TRY(
-        iv__optim_norm(t->replicas[0]->optim, t->step, r.lr, 1 / r.scale, &r.grad_norm, &finite));
+    IV_TRY(measure(t, &r, &finite));
     iv_verdict verdict = t->precision->on_grads
                              ? t->precision->on_grads(t->precision_self, r.grad_norm, !finite)
                              : IV_STEP;
@@ -364,7 +345,10 @@ iv_status iv_trainer_step_on(iv_trainer *t, const void *x, const int32_t *y, iv_
         IV_TRY(update(t));
         ++t->step;
     }
-    IV_TRY(t->device->vt->sync(t->device->queue));
+    for (int64_t i = 0; i < t->workers.n_replicas; ++i) {
+        iv__device *d = t->workers.replicas[i]->device;
+        IV_TRY(d->vt->sync(d->queue));
+    }
     r.step = t->step;
     r.ns = iv__now_ns() - start;
     r.samples_per_s = (double)global * 1e9 / (double)IV_MAX2(r.ns, 1);
@@ -373,14 +357,29 @@ iv_status iv_trainer_step_on(iv_trainer *t, const void *x, const int32_t *y, iv_
     return IV_OK;
 }
 
+iv_status iv_trainer_step_on(iv_trainer *t, const void *x, const int32_t *y, iv_step_report *out)
+{
+    int64_t global = t->batch * t->accumulate;
+    IV_TRY(iv__trainer_check_ids(t, x, y, global));
+    return step(t, x, y,
+                iv__count_targets(&t->workers.replicas[0]->programs[0], y, global * t->y_count),
+                out);
+}
+
+/* Samples of the data are functions of their number, so each rank reads its own only.  The data
+ * sets give no target that is ignored. */
 iv_status iv_trainer_step(iv_trainer *t, iv_step_report *out)
 {
     int64_t global = t->batch * t->accumulate;
     if (!t->data) IV_FAIL(IV_INVALID, "training: the trainer was opened without data");
-    for (int64_t i = 0; i < global; ++i)
-        IV_TRY(iv_dataset_train_sample(t->data, t->seed, t->samples_seen + i,
-                                       t->x + (size_t)i * t->x_bytes, t->y + i * t->y_count));
-    IV_TRY(iv_trainer_step_on(t, t->x, t->y, out));
+    iv__span own = iv__workers_samples(t, &t->workers);
+    char *x = t->x + (size_t)own.first * t->x_bytes;
+    int32_t *y = t->y + own.first * t->y_count;
+    for (int64_t i = 0; i < own.count; ++i)
+        IV_TRY(iv_dataset_train_sample(t->data, t->seed, t->samples_seen + own.first + i,
+                                       x + (size_t)i * t->x_bytes, y + i * t->y_count));
+    IV_TRY(iv__trainer_check_ids(t, x, y, own.count));
+    IV_TRY(step(t, t->x, t->y, global * t->y_count, out));
     t->samples_seen += global;
     return IV_OK;
 }

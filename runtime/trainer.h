@@ -3,7 +3,7 @@
 #ifndef IV_TRAINER_H
 #define IV_TRAINER_H
 
-#include "replica.h"
+#include "workers.h"
 
 struct iv_trainer {
     const iv_config *config; /* borrowed */
@@ -12,8 +12,7 @@ struct iv_trainer {
     iv_build_fn build;
     void *build_ctx;
 
-    iv__replica **replicas;
-    int64_t n_replicas;
+    iv__workers workers;
     bool is_cut; /* a step has several passes, here or elsewhere */
     /* The first replica's (borrowed): for validation, generation and checkpoints. */
     iv__device *device;

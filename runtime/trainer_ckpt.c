@@ -167,7 +167,8 @@ static iv_status put_in_store(const loader *l, iv__store *s)
 static iv_status put_back(loader *l)
 {
     iv_trainer *t = l->t;
-    for (int64_t i = 0; i < t->n_replicas; ++i) IV_TRY(put_in_store(l, t->replicas[i]->store));
+    for (int64_t i = 0; i < t->workers.n_replicas; ++i)
+        IV_TRY(put_in_store(l, t->workers.replicas[i]->store));
     if (l->params_only) return IV_OK;
     t->step = l->step;
     t->samples_seen = l->samples;

@@ -78,25 +78,52 @@ static iv_status eval_batch(iv_trainer *t, int64_t first, int64_t samples, doubl
     IV_TRY(iv__program_feed(t, &t->eval, t->x, t->y, (double)n, 1));
     IV_TRY(iv__plan_run(t->eval.plan));
     IV_TRY(iv__program_loss(t, &t->eval, &loss));
-    sum->loss += loss * (double)n;
-    sum->targets += n;
+    sum->loss = loss * (double)n;
+    sum->targets = n;
     return logits ? count_right(t, logits, sum) : IV_OK;
+}
+
+/* Batches [0, n), of which each rank computes an even part; then every rank has all tallies. */
+static iv_status eval_all(iv_trainer *t, int64_t n, int64_t samples, double *logits, tally *all)
+{
+    iv__comm *c = t->workers.comm;
+    int64_t world = c->ranks.world;
+    iv__part *parts;
+    iv_status s = IV_OK;
+    IV_TRY(iv__calloc(world, sizeof(*parts), "parts of the validation", &parts));
+    for (int64_t r = 0; r < world; ++r) {
+        int64_t first = n * r / world, end = n * (r + 1) / world;
+        parts[r] =
+            (iv__part){first * (int64_t)sizeof(tally), (end - first) * (int64_t)sizeof(tally)};
+        for (int64_t i = first; r == c->ranks.rank && s == IV_OK && i < end; ++i)
+            s = eval_batch(t, i * t->batch, samples, logits, &all[i]);
+    }
+    if (s == IV_OK) s = iv__comm_gather_parts(c, all, parts);
+    free(parts);
+    return s;
 }
 
 iv_status iv_trainer_evaluate(iv_trainer *t, double *out_loss, double *out_accuracy)
 {
     int64_t samples = t->data ? t->info.samples[IV_VAL] : 0,
-            most = iv_config_int(t->config, "eval.batches");
+            most = iv_config_int(t->config, "eval.batches"),
+            n = (samples + t->batch - 1) / t->batch;
     if (samples == 0) IV_FAIL(IV_UNAVAILABLE, "validating: the data has no validation part");
+    if (most > 0) n = IV_MIN2(n, most);
     double *logits = NULL;
-    if (!t->info.is_tokens)
-        IV_TRY(iv__calloc(iv_shape_count(&t->eval.graph->values[t->eval.logits].shape),
-                          sizeof(double), "logits", &logits));
-    tally sum = {0, 0, 0};
-    iv_status s = IV_OK;
-    for (int64_t i = 0; s == IV_OK && i * t->batch < samples && (most == 0 || i < most); ++i)
-        s = eval_batch(t, i * t->batch, samples, logits, &sum);
+    tally sum = {0, 0, 0}, *all = NULL;
+    iv_status s = iv__calloc(n, sizeof(*all), "validation batches", &all);
+    if (s == IV_OK && !t->info.is_tokens)
+        s = iv__calloc(iv_shape_count(&t->eval.graph->values[t->eval.logits].shape), sizeof(double),
+                       "logits", &logits);
+    if (s == IV_OK) s = eval_all(t, n, samples, logits, all);
+    for (int64_t i = 0; s == IV_OK && i < n; ++i) {
+        sum.loss += all[i].loss;
+        sum.targets += all[i].targets;
+        sum.right += all[i].right;
+    }
     free(logits);
+    free(all);
     if (s != IV_OK) return iv__context(s, "validating");
     *out_loss = sum.loss / (double)sum.targets;
     *out_accuracy = t->info.is_tokens ? -1 : (double)sum.right / (double)sum.targets;
@@ -179,7 +206,8 @@ iv_status iv_trainer_generate(iv_trainer *t, const int32_t *prompt, int64_t prom
 {
     if (prompt_n < 1 || n < 0)
         IV_FAIL(IV_INVALID, "generating: a prompt of at least one token is needed");
-    if (!t->generate.plan) IV_TRY(iv__program_new(t, t->replicas[0], 1, false, 1, &t->generate));
+    if (!t->generate.plan)
+        IV_TRY(iv__program_new(t, t->workers.replicas[0], 1, false, 1, &t->generate));
     const iv__value *x = &t->generate.graph->values[t->generate.io.x.id],
                     *l = &t->generate.graph->values[t->generate.logits];
     if (x->dtype != IV_I32 || l->shape.rank != 3)

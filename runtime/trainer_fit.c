@@ -91,12 +91,18 @@ static iv_status resume(fit *f)
 
 /* ---- the run folder ---- */
 
+/* Rank 0 alone writes. */
+static bool writes(const fit *f)
+{
+    return f->t->workers.comm->ranks.rank == 0;
+}
+
 static iv_status open_folder(fit *f)
 {
     char path[1024];
     const iv_plugin *p;
     void *self;
-    if (!*out_dir(f)) return IV_OK;
+    if (!*out_dir(f) || !writes(f)) return IV_OK;
     /* A checkpoint plugin that is not there is told now, not after hours of training. */
     IV_TRY(iv__registry_get(IV_PLUGIN_CHECKPOINT, iv_config_str(f->t->config, "out.checkpoint"), &p,
                             &self));
@@ -153,6 +159,7 @@ static iv_status remove_checkpoint(fit *f, int64_t step)
  * The newest always stays: it is what a resume needs. */
 static iv_status prune_kept(fit *f)
 {
+    if (!writes(f)) return IV_OK;
     int64_t k = iv_config_int(f->t->config, "out.save_top_k");
     while (k > 0 && f->n_kept > k) {
         int64_t worst = 0;
@@ -219,6 +226,14 @@ static iv_status parse_time(const char *s, int64_t *out_ns)
     return IV_OK;
 }
 
+/* What any rank wants, all do: stop on a signal (1) or because time is up (2). */
+static iv_status wishes(fit *f, int64_t *out)
+{
+    *out = (f->cb->stop && f->cb->stop(f->cb->ctx)) |
+           (iv__now_ns() - f->start_ns >= f->time_limit_ns) << 1;
+    return iv__comm_reduce(f->t->workers.comm, IV_COMM_OR, out, 1);
+}
+
 /* Whether something is due every `every` steps. */
 static bool due(int64_t step, int64_t every)
 {
@@ -240,13 +255,15 @@ static iv_status one_step(fit *f)
 static iv_status loop(fit *f)
 {
     while (f->t->step < f->t->max_steps) {
+        int64_t wish;
         IV_TRY(one_step(f));
-        if (f->cb->stop && f->cb->stop(f->cb->ctx)) {
+        IV_TRY(wishes(f, &wish));
+        if (wish & 1) {
             IV_TRY(save(f));
             IV_FAIL(IV_INTERRUPTED, "stopped after step %" PRId64 "%s%s", f->t->step,
                     f->result.checkpoint[0] ? "; saved " : "", f->result.checkpoint);
         }
-        if (iv__now_ns() - f->start_ns >= f->time_limit_ns) break;
+        if (wish) break;
     }
     return IV_OK;
 }
@@ -276,6 +293,9 @@ iv_status iv_trainer_fit(iv_trainer *t, const iv_fit_callbacks *cb, iv_fit_resul
     if (s == IV_OK) s = parse_time(iv_config_str(t->config, "train.max_time"), &f.time_limit_ns);
     if (s == IV_OK) s = resume(&f);
     if (s == IV_OK) s = open_folder(&f);
+    s = iv__comm_agree(t->workers.comm, s);
+    if (s == IV_OK)
+        s = iv__comm_same(t->workers.comm, (uint64_t)t->step, "a checkpoint of another step");
     if (s == IV_OK) s = loop(&f);
     if (s == IV_OK) s = finish(&f);
     if (f.metrics && fclose(f.metrics) != 0 && s == IV_OK)

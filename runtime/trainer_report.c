@@ -30,7 +30,7 @@ static void add_replica(const iv__replica *r, iv_memory_report *m)
 void iv_trainer_memory(const iv_trainer *t, iv_memory_report *out)
 {
     iv_memory_report r = {0};
-    for (int64_t i = 0; i < t->n_replicas; ++i) add_replica(t->replicas[i], &r);
+    for (int64_t i = 0; i < t->workers.n_replicas; ++i) add_replica(t->workers.replicas[i], &r);
     const iv__program *more[] = {&t->eval, &t->generate};
     for (int i = 0; i < 2; ++i) r.other += program_bytes(more[i], &r.inputs, &r.temporaries);
     r.total = r.parameters + r.gradients + r.optimizer + r.lowered + r.statistics + r.inputs +
@@ -59,7 +59,7 @@ static void print_memory(const iv_trainer *t, iv__text *x)
     print_bytes(x, "other", m.other);
     print_bytes(x, "total", m.total);
     iv__text_printf(x, "  temporaries would take %.2f MiB without reuse\n",
-                    (double)t->replicas[0]->programs[0].plan->temp_unshared / 1048576.0);
+                    (double)t->workers.replicas[0]->programs[0].plan->temp_unshared / 1048576.0);
 }
 
 iv_status iv_trainer_plan_text(iv_trainer *t, iv_plan_detail detail, char **out_text)
@@ -72,9 +72,9 @@ iv_status iv_trainer_plan_text(iv_trainer *t, iv_plan_detail detail, char **out_
         "%s on %s (%s, %s): %lld parameters, batch %lld x %lld in %lld grains, %lld steps a pass\n",
         iv_config_str(t->config, "model.name"), t->device->name, info.precision, info.numerics,
         (long long)info.parameters, (long long)info.batch, (long long)info.accumulate,
-        (long long)info.grains, (long long)t->replicas[0]->programs[0].plan->n_steps);
+        (long long)info.grains, (long long)t->workers.replicas[0]->programs[0].plan->n_steps);
     if (detail != IV_PLAN_SUMMARY)
-        iv__plan_print(t->replicas[0]->programs[0].plan, &x, detail == IV_PLAN_REFUSED);
+        iv__plan_print(t->workers.replicas[0]->programs[0].plan, &x, detail == IV_PLAN_REFUSED);
     print_memory(t, &x);
     if (x.failed) {
         iv__text_free(&x);
@@ -103,23 +103,10 @@ static void describe(const iv__device *d, iv_device_entry *e)
     e->native_f16 = i->native_f16;
 }
 
-static iv_status count_devices(const char *kind, int32_t *out)
-{
-    const iv_plugin *p;
-    void *self, *drv;
-    iv_backend_options o = {0};
-    IV_TRY(iv__registry_get(IV_PLUGIN_BACKEND, kind, &p, &self));
-    const iv_backend *vt = p->vtable;
-    IV_TRY(vt->open(self, &o, &drv));
-    iv_status s = vt->device_count(drv, out);
-    vt->close(drv);
-    return s;
-}
-
 static iv_status list_backend(const char *kind, iv_device_entry **list, int64_t *n, int64_t *cap)
 {
     int32_t count = 0;
-    iv_status s = count_devices(kind, &count);
+    iv_status s = iv__device_count(kind, &count);
     for (int32_t i = 0; i < (s == IV_OK ? count : 1); ++i) {
         IV_TRY(iv__reserve(list, cap, *n + 1, sizeof(**list), "devices"));
         iv_device_entry *e = &(*list)[(*n)++];

@@ -168,6 +168,7 @@ iv_status iv__trainer_save_start(iv_trainer *t, const char *path, const iv__save
 {
     saver s = {.t = t};
     meta m = {.n = 0};
+    if (t->workers.comm->ranks.rank > 0) return IV_OK; /* rank 0 writes for all */
     iv_status st = iv__trainer_ckpt(t);
     if (st == IV_OK) st = gather(&s, o->weights_only);
     if (st == IV_OK) st = describe(t, o, &m);
@@ -192,7 +193,7 @@ iv_status iv__trainer_drain(iv_trainer *t)
 iv_status iv_trainer_save(iv_trainer *t, const char *path)
 {
     IV_TRY(iv__trainer_save_start(t, path, &(iv__save_options){0}));
-    if (!t->ckpt->poll) return IV_OK;
+    if (!t->ckpt || !t->ckpt->poll) return IV_OK;
     IV_TRY(iv__trainer_drain(t));
     for (const char *told;;) {
         iv_status s = t->ckpt->poll(t->ckpt_self, &told);

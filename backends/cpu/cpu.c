@@ -26,6 +26,7 @@ typedef struct cpu_kernel {
     iv_program program;
 } cpu_kernel;
 
+static int drivers;         /* that are open */
 static const iv_host *host; /* set once by init; the host outlives every plugin */
 
 static iv_status cpu_init(const iv_host *h, const char *args, void **out_self)
@@ -93,7 +94,8 @@ static iv_status cpu_open(void *self, const iv_backend_options *o, void **out_dr
     d->host = host;
     d->level = level;
     d->threads = threads > 0 ? threads : usable_cores();
-    if (iv__team_open(d->threads) != 0)
+    /* The team is one for the process: a second device shares it. */
+    if (drivers++ == 0 && iv__team_open(d->threads) != 0)
         host->log(IV_LOG_WARN, "%d of %d threads could be started", iv__team_size(), d->threads);
     d->threads = iv__team_size();
     *out_drv = d;
@@ -102,7 +104,7 @@ static iv_status cpu_open(void *self, const iv_backend_options *o, void **out_dr
 
 static void cpu_close(void *drv)
 {
-    iv__team_close();
+    if (--drivers == 0) iv__team_close();
     free(drv);
 }
 

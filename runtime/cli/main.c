@@ -113,6 +113,20 @@ static void tame_waiting(char **argv)
         execv("/proc/self/exe", argv); /* if that fails, waiting stays as it is */
 }
 
+/* Reading options cuts their texts; ranks that are started get the whole ones. */
+static char **copy_arguments(int argc, char **argv)
+{
+    size_t bytes = ((size_t)argc + 1) * sizeof(char *);
+    for (int i = 0; i < argc; ++i) bytes += strlen(argv[i]) + 1;
+    char **copy = malloc(bytes), *at = (char *)(copy ? copy + argc + 1 : NULL);
+    for (int i = 0; copy && i < argc; ++i) {
+        copy[i] = strcpy(at, argv[i]);
+        at += strlen(argv[i]) + 1;
+    }
+    if (copy) copy[argc] = NULL;
+    return copy;
+}
+
 int main(int argc, char **argv)
 {
     static iv__cli c;
@@ -132,10 +146,11 @@ int main(int argc, char **argv)
     const iv__cli_command *k = find_command(argv[1]);
     if (!k) return unknown_command(&c, argv[1]);
     c.command = k;
-    c.argv = argv;
+    c.argv = copy_arguments(argc, argv);
+    if (!c.argv) return iv__cli_fail(&c, "out of memory");
     int status = iv__cli_parse(&c, argc - 2, argv + 2);
-    if (status != 0) return status;
-    if (c.help) iv__cli_help(stdout, k);
-    else status = k->run(&c);
+    if (status == 0 && c.help) iv__cli_help(stdout, k);
+    else if (status == 0) status = k->run(&c);
+    free(c.argv);
     return status != 0 ? status : iv__cli_flush(&c);
 }

@@ -55,14 +55,6 @@ int iv__cli_join(iv__cli *c, const iv_config *config)
     iv_status s = iv_plugins_load(iv_config_str(config, "plugins"));
     if (s == IV_OK) s = iv_cluster_find(config, &found);
     if (s != IV_OK) return iv__cli_status(c, s);
-    if (found.ranks.spawn > 1)
-        return iv__cli_fail(c, "--devices %d: this version trains in one process",
-                            found.ranks.spawn);
-    if (found.ranks.world > 1)
-        return iv__cli_fail(c,
-                            "cluster %s: %d ranks (%s), but this version trains in one process "
-                            "[hint: --cluster none]",
-                            found.name, found.ranks.world, found.why);
     const bool spawns = found.ranks.spawn > 1;
     /* Ranks that were spawned are announced by who spawned them. */
     if (spawns || (found.ranks.rank == 0 && strncmp(found.why, "INVAR_SPAWNED", 13) != 0))

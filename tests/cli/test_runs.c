@@ -461,7 +461,7 @@ static void bad_input(void **state)
         {"train " SMALL "--precision bf17-mixed", "bf17-mixed"},
         {"train " SMALL "--numerics exact", "exact"},
         {"train " SMALL "--accelerator tpu", "tpu"},
-        {"train " SMALL "--devices 7", "--devices 7"},
+        {"train " SMALL "--devices 5000", "--devices 5000"},
         {"train " SMALL "--devices cpu:9", "cpu:9"},
         {"train " SMALL "--plugins ./nowhere.so", "nowhere.so"},
         {"train " SMALL "--set out.checkpoint=floppy --out floppy --max-steps 1", "floppy"},

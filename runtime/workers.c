@@ -1,0 +1,350 @@
+/* workers.c: ranks, devices and shares (see workers.h). */
+#include "trainer.h"
+
+#include <sched.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+enum { NORM_BLOCK = 4096 }; /* elements: shards of parameters consist of whole blocks of the norm */
+
+/* ---- devices ---- */
+
+static const char *device_kind(const iv_trainer *t)
+{
+    const char *kind = iv_config_str(t->config, "device.accelerator");
+    return strcmp(kind, "auto") == 0 ? "cpu" : kind;
+}
+
+/* With one process per device: the one whose number is the local rank, or the only one that the
+ * launcher lets this process see. */
+static iv_status own_device(const iv_trainer *t, const iv_ranks *r, char *out, size_t size)
+{
+    const char *kind = device_kind(t);
+    int32_t index = 0, n = 1;
+    if (r->local_world > 1 && strcmp(kind, "cpu") != 0) {
+        IV_TRY(iv__device_count(kind, &n));
+        index = n > 1 ? r->local_rank : 0;
+    }
+    snprintf(out, size, "%s:%d", kind, index);
+    return IV_OK;
+}
+
+/* Device i of the list; *out_more: whether others follow. */
+static iv_status listed_device(const char *list, int64_t i, char *out, size_t size, bool *out_more)
+{
+    const char *at = list;
+    for (; i > 0 && at; --i) at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL;
+    size_t n = at ? strcspn(at, ",") : 0;
+    if (n == 0 || n >= size)
+        IV_FAIL(IV_INVALID, "--devices %s: a list of devices is written cpu:0,opencl:0", list);
+    snprintf(out, size, "%.*s", (int)n, at);
+    *out_more = at[n] == ',';
+    return IV_OK;
+}
+
+/* "auto" and numbers mean one device for each process (which the cluster environment counts); a
+ * list means the devices of this process. */
+static iv_status device_name(const iv_trainer *t, const iv_ranks *r, int64_t i, char *out,
+                             size_t size, bool *out_more)
+{
+    const char *list = iv_config_str(t->config, "device.devices");
+    *out_more = false;
+    if (!strchr(list, ':')) return own_device(t, r, out, size);
+    return listed_device(list, i, out, size, out_more);
+}
+
+static iv_status count_replicas(const iv_trainer *t, const iv_ranks *r, int64_t *out)
+{
+    char name[64];
+    bool more = true;
+    for (*out = 0; more; ++*out) IV_TRY(device_name(t, r, *out, name, sizeof(name), &more));
+    return IV_OK;
+}
+
+/* ---- ranks ---- */
+
+/* What a run is a function of, and what must be the same for its ranks to take part in it. */
+static uint64_t run_hash(const iv_trainer *t)
+{
+    static const char *const own[] = {"device.", "out.", "log.", "plugins", "cluster.name"};
+    const iv_config_key *keys;
+    int64_t n = iv_config_keys(&keys);
+    XXH64_hash_t h = 7;
+    for (int64_t i = 0; i < n; ++i) {
+        bool skip = false;
+        for (int64_t k = 0; k < IV_COUNT(own); ++k)
+            skip |= strncmp(keys[i].key, own[k], strlen(own[k])) == 0;
+        if (skip) continue;
+        char text[64];
+        const char *s = text;
+        switch (keys[i].type) {
+        case IV_CFG_STRING: s = iv_config_str(t->config, keys[i].key); break;
+        case IV_CFG_INT:
+            snprintf(text, sizeof(text), "%lld", (long long)iv_config_int(t->config, keys[i].key));
+            break;
+        case IV_CFG_FLOAT:
+            snprintf(text, sizeof(text), "%a", iv_config_float(t->config, keys[i].key));
+            break;
+        case IV_CFG_BOOL: s = iv_config_bool(t->config, keys[i].key) ? "true" : "false"; break;
+        }
+        /* Files may lie elsewhere on another machine; what they hold is compared below. */
+        if (strncmp(keys[i].key, "data.train", 10) != 0) h = XXH64(s, strlen(s), h);
+    }
+    return XXH64(t->info.samples, sizeof(t->info.samples), h);
+}
+
+static iv_status meet(iv_trainer *t, iv__workers *w)
+{
+    IV_TRY(iv_cluster_find(t->config, &w->cluster));
+    double timeout = iv_config_float(t->config, "cluster.timeout") * 1e9;
+    IV_TRY(iv__comm_open(iv_config_str(t->config, "cluster.transport"), &w->cluster.ranks,
+                         (int64_t)timeout, &w->comm));
+    return iv__comm_same(w->comm, run_hash(t),
+                         "another configuration, other data or another version");
+}
+
+/* Who the workers are; speeds are equal until they are measured. */
+static iv_status count_workers(iv__workers *w, int64_t own)
+{
+    int32_t world = w->comm->ranks.world, me = w->comm->ranks.rank;
+    int64_t *counts;
+    IV_TRY(iv__calloc(world, sizeof(*counts), "workers", &counts));
+    counts[me] = own;
+    iv_status s = iv__comm_gather(w->comm, counts, sizeof(*counts));
+    for (int32_t r = 0; r < world; ++r) {
+        if (r == me) w->first = w->n;
+        w->n += counts[r];
+    }
+    if (s == IV_OK) s = iv__calloc(w->n, sizeof(*w->rank), "workers", &w->rank);
+    if (s == IV_OK) s = iv__calloc(w->n, sizeof(*w->span), "workers", &w->span);
+    if (s == IV_OK) s = iv__calloc(w->n, sizeof(*w->speed), "workers", &w->speed);
+    int64_t at = 0;
+    for (int32_t r = 0; s == IV_OK && r < world; ++r)
+        for (int64_t i = 0; i < counts[r]; ++i, ++at) {
+            w->rank[at] = r;
+            w->speed[at] = 1;
+        }
+    free(counts);
+    return s;
+}
+
+/* ---- segments ---- */
+
+/* Where rank r's part of n elements begins: whole blocks, as even as they can be. */
+static int64_t cut(int64_t n, int32_t r, int32_t world)
+{
+    int64_t blocks = (n + NORM_BLOCK - 1) / NORM_BLOCK;
+    return IV_MIN2(n, blocks * r / world * NORM_BLOCK);
+}
+
+/* Everybody adds an even part, and everybody gets everything. */
+static int64_t even_segments(const iv__store *s, int32_t world, iv__segment *out)
+{
+    for (int32_t r = 0; out && r < world; ++r) {
+        int64_t at = cut(s->grad_elems, r, world);
+        out[r] = (iv__segment){at, cut(s->grad_elems, r + 1, world) - at, r, true};
+    }
+    return world;
+}
+
+static iv_status open_reducer(iv__workers *w)
+{
+    const iv__store *s = w->replicas[0]->store;
+    int64_t n = even_segments(s, w->comm->ranks.world, NULL);
+    iv__segment *segments;
+    IV_TRY(iv__calloc(n, sizeof(*segments), "segments", &segments));
+    even_segments(s, w->comm->ranks.world, segments);
+    iv_status st = iv__reducer_open(w->comm, s->type, segments, n, &w->reducer);
+    free(segments);
+    return st;
+}
+
+/* ---- shares ---- */
+
+static void *host_address(const iv__memory *m)
+{
+    return m->device->vt->mem_host(m->device->dev, m->mem);
+}
+
+static iv_status host_memory(iv__device *d, int64_t bytes, iv__memory *out)
+{
+    iv__memory m = {.device = d, .bytes = bytes};
+    iv_status s = d->vt->mem_alloc(d->dev, bytes, IV_MEM_HOST, &m.mem);
+    if (s != IV_OK) return iv__context(s, "allocating %lld bytes of host memory", (long long)bytes);
+    *out = m;
+    return IV_OK;
+}
+
+static void free_parts(iv__workers *w)
+{
+    for (int64_t i = 0; i < w->n_staging; ++i)
+        if (w->staging[i].mem)
+            w->staging[i].device->vt->mem_free(w->staging[i].device->dev, w->staging[i].mem);
+    if (w->out_mem.mem) w->out_mem.device->vt->mem_free(w->out_mem.device->dev, w->out_mem.mem);
+    free(w->staging);
+    free(w->parts);
+    w->staging = NULL;
+    w->parts = NULL;
+    w->out_mem = (iv__memory){0};
+    w->n_parts = w->n_staging = 0;
+}
+
+/* Host addresses of the sums of this rank's nodes, and of the place for the sums of all. */
+static iv_status place_parts(iv__workers *w)
+{
+    free_parts(w);
+    for (int64_t i = 0; i < w->n_replicas; ++i) w->n_parts += w->replicas[i]->n_nodes;
+    IV_TRY(iv__calloc(w->n_parts, sizeof(*w->parts), "sums of workers", &w->parts));
+    IV_TRY(iv__calloc(w->n_parts, sizeof(*w->staging), "sums of workers", &w->staging));
+    w->n_staging = w->n_parts;
+    w->out = NULL;
+    int64_t k = 0;
+    for (int64_t i = 0; i < w->n_replicas; ++i) {
+        iv__replica *r = w->replicas[i];
+        for (int64_t n = 0; n < r->n_nodes; ++n, ++k) {
+            const iv__memory *m = iv__replica_sums(r, n);
+            w->parts[k] = host_address(m);
+            if (w->parts[k]) continue;
+            IV_TRY(host_memory(r->device, m->bytes, &w->staging[k]));
+            w->parts[k] = host_address(&w->staging[k]);
+        }
+        if (!w->out) w->out = host_address(&r->store->grad_mem);
+    }
+    if (w->out) return IV_OK;
+    const iv__store *s = w->replicas[0]->store;
+    IV_TRY(host_memory(s->device, s->grad_mem.bytes, &w->out_mem));
+    w->out = host_address(&w->out_mem);
+    return IV_OK;
+}
+
+/* The nodes of all workers, in order. */
+static iv_status deal_reducer(iv_trainer *t, iv__workers *w)
+{
+    iv__span *nodes;
+    iv__pass *passes;
+    int32_t *rank = NULL;
+    int64_t n = 0;
+    IV_TRY(iv__calloc(w->n * IV__NODES_MOST, sizeof(*nodes), "nodes", &nodes));
+    iv_status s = iv__calloc(t->grains, sizeof(*passes), "passes", &passes);
+    if (s == IV_OK) s = iv__calloc(w->n * IV__NODES_MOST, sizeof(*rank), "nodes", &rank);
+    for (int64_t i = 0; s == IV_OK && i < w->n; ++i) {
+        int64_t n_passes, n_nodes;
+        iv__passes_cut(t->grains, w->span[i], t->grains / t->accumulate, passes, &n_passes,
+                       nodes + n, &n_nodes);
+        for (int64_t k = 0; k < n_nodes; ++k) rank[n++] = w->rank[i];
+    }
+    if (s == IV_OK) s = iv__reducer_deal(w->reducer, t->grains, nodes, rank, n);
+    free(nodes);
+    free(passes);
+    free(rank);
+    return s;
+}
+
+/* Gives every worker its range. */
+static iv_status deal(iv_trainer *t, iv__workers *w)
+{
+    for (int64_t i = 0; i < w->n_replicas; ++i)
+        IV_TRY(iv__replica_deal(t, w->replicas[i], w->span[w->first + i]));
+    IV_TRY(place_parts(w));
+    return deal_reducer(t, w);
+}
+
+static iv_status open_replicas(iv_trainer *t, iv__workers *w, int64_t n)
+{
+    const iv_ranks *r = &w->comm->ranks;
+    IV_TRY(iv__calloc(n, sizeof(*w->replicas), "replicas", &w->replicas));
+    for (int64_t i = 0; i < n; ++i) {
+        char name[64];
+        bool more;
+        IV_TRY(device_name(t, r, i, name, sizeof(name), &more));
+        IV_TRY(iv__replica_open(t, name, w->span[w->first + i], &w->replicas[i]));
+        ++w->n_replicas;
+    }
+    return IV_OK;
+}
+
+iv_status iv__workers_open(iv_trainer *t, iv__workers *w)
+{
+    int64_t own = 0;
+    IV_TRY(meet(t, w));
+    IV_TRY(iv__comm_agree(w->comm, count_replicas(t, &w->comm->ranks, &own)));
+    IV_TRY(count_workers(w, own));
+    iv__shares(t->grains, w->speed, w->n, w->span);
+    t->is_cut = w->n > 1 || t->accumulate > 1;
+    iv_status s = open_replicas(t, w, own);
+    if (s == IV_OK) s = open_reducer(w);
+    if (s == IV_OK) s = deal(t, w);
+    return iv__comm_agree(w->comm, s);
+}
+
+void iv__workers_close(iv__workers *w)
+{
+    free_parts(w);
+    iv__reducer_close(w->reducer);
+    for (int64_t i = 0; i < w->n_replicas; ++i) iv__replica_close(w->replicas[i]);
+    free(w->replicas);
+    free(w->rank);
+    free(w->span);
+    free(w->speed);
+    iv__comm_close(w->comm);
+    *w = (iv__workers){0};
+}
+
+/* ---- a step ---- */
+
+iv__span iv__workers_samples(const iv_trainer *t, const iv__workers *w)
+{
+    int64_t per_grain = t->batch * t->accumulate / t->grains;
+    int64_t last = w->first + w->n_replicas - 1;
+    int64_t first = w->span[w->first].first, end = w->span[last].first + w->span[last].count;
+    return (iv__span){first * per_grain, (end - first) * per_grain};
+}
+
+/* Devices that work by themselves begin before those that work on this thread. */
+static iv_status run_passes(iv_trainer *t, iv__workers *w, const iv__feed *f)
+{
+    for (int host = 0; host < 2; ++host)
+        for (int64_t i = 0; i < w->n_replicas; ++i)
+            if ((host_address(&w->replicas[i]->store->grad_mem) != NULL) == (host == 1))
+                IV_TRY(iv__replica_run(t, w->replicas[i], f));
+    return IV_OK;
+}
+
+/* Brings sums of devices whose memory the host cannot reach to host memory. */
+static iv_status collect(iv__workers *w)
+{
+    int64_t k = 0;
+    for (int64_t i = 0; i < w->n_replicas; ++i) {
+        iv__replica *r = w->replicas[i];
+        for (int64_t n = 0; n < r->n_nodes; ++n, ++k) {
+            const iv__memory *m = iv__replica_sums(r, n);
+            if (w->staging[k].mem)
+                IV_TRY(r->device->vt->read(r->device->queue, w->parts[k],
+                                           iv__memory_range(m, 0, m->bytes)));
+        }
+    }
+    for (int64_t i = 0; i < w->n_replicas; ++i)
+        IV_TRY(w->replicas[i]->device->vt->sync(w->replicas[i]->device->queue));
+    return IV_OK;
+}
+
+/* Brings the sums of all to every device. */
+static iv_status spread(iv__workers *w)
+{
+    for (int64_t i = 0; i < w->n_replicas; ++i) {
+        iv__device *d = w->replicas[i]->device;
+        const iv__memory *g = &w->replicas[i]->store->grad_mem;
+        if (host_address(g) == w->out) continue;
+        IV_TRY(d->vt->write(d->queue, iv__memory_range(g, 0, g->bytes), w->out));
+    }
+    return IV_OK;
+}
+
+iv_status iv__workers_run(iv_trainer *t, iv__workers *w, const iv__feed *f)
+{
+    IV_TRY(run_passes(t, w, f));
+    if (w->n == 1) return IV_OK; /* its sums are those of the step */
+    IV_TRY(collect(w));
+    IV_TRY(iv__reducer_run(w->reducer, w->parts, w->out));
+    return spread(w);
+}

@@ -1,0 +1,218 @@
+/* test_ranks.c: several processes and several devices give the bits of one: the hashes of
+ * parameters and optimizer state and the losses on the way are equal for 1 to 4 ranks, with even
+ * and uneven shares, for each strategy, model and precision.  And a rank that dies or hangs in
+ * training is named by all others, who end in bounded time. */
+#include "train/session.h"
+
+#include "cluster/ranks.h"
+
+#define GPT "model.name=gpt model.layers=2 model.heads=2 model.width=32 model.context=16 "
+#define CNN "model.name=cnn model.channels=4 model.norm=batch "
+#define STEPS 4
+
+static const struct {
+    const char *name, *settings;
+} runs[] = {
+    {"gpt f32", GPT "precision.name=32-true train.clip=0.5 optim.schedule=cosine optim.warmup=2 "},
+    {"gpt bf16", GPT "precision.name=bf16-mixed model.dropout=0.1 train.clip=1 "},
+    {"gpt f64", GPT "precision.name=64-true optim.name=adam train.batch=8 train.accumulate=2 "},
+    {"cnn f32", CNN "precision.name=32-true optim.name=sgd optim.momentum=0.9 "},
+    {"cnn bf16", CNN "precision.name=bf16-mixed train.batch=4 train.accumulate=4 "},
+};
+enum { RUNS = sizeof(runs) / sizeof(runs[0]) };
+
+typedef struct job {
+    const char *settings, *more;
+    int victim, signal; /* of a rank that ends itself in the third step; -1: nobody */
+} job;
+
+static void set_number(const char *name, int x)
+{
+    char text[16];
+    snprintf(text, sizeof(text), "%d", x);
+    setenv(name, text, 1);
+}
+
+/* What a launcher leaves, in torchrun's names. */
+static void set_environment(int rank, int n, int port)
+{
+    unsetenv("INVAR_ISA");
+    unsetenv("INVAR_IMPL");
+    unsetenv("INVAR_THREADS");
+    if (n == 1) return;
+    setenv("TORCHELASTIC_RUN_ID", "test", 1);
+    setenv("MASTER_ADDR", "127.0.0.1", 1);
+    set_number("MASTER_PORT", port);
+    set_number("RANK", rank);
+    set_number("LOCAL_RANK", rank);
+    set_number("WORLD_SIZE", n);
+    set_number("LOCAL_WORLD_SIZE", n);
+    set_number("GROUP_RANK", 0);
+}
+
+static iv_status open_session(session *s, const char *settings)
+{
+    session_prepare(s, settings);
+    return iv_trainer_open(s->config, s->data, iv_model_build, &s->spec, &s->trainer);
+}
+
+static iv_status steps(session *s, const job *j, int rank, uint64_t *losses)
+{
+    for (int k = 0; k < STEPS; ++k) {
+        iv_step_report r;
+        if (k == 2 && rank == j->victim) raise(j->signal);
+        IV_TRY(iv_trainer_step(s->trainer, &r));
+        uint64_t bits[2];
+        memcpy(&bits[0], &r.loss, 8);
+        memcpy(&bits[1], &r.grad_norm, 8);
+        *losses = (*losses ^ bits[0]) * 0x100000001b3u;
+        *losses = (*losses ^ bits[1]) * 0x100000001b3u;
+    }
+    return IV_OK;
+}
+
+static iv_status hashes(session *s, uint64_t losses, char *text)
+{
+    char a[33], b[33];
+    double loss, accuracy;
+    IV_TRY(iv_trainer_hash(s->trainer, false, a));
+    IV_TRY(iv_trainer_hash(s->trainer, true, b));
+    IV_TRY(iv_trainer_evaluate(s->trainer, &loss, &accuracy));
+    snprintf(text, RANK_TEXT, "%s %s %016llx %a", a, b, (unsigned long long)losses, loss);
+    return IV_OK;
+}
+
+static int train(int rank, int n, int port, const void *arg, char *text)
+{
+    const job *j = arg;
+    session s;
+    char all[1024];
+    uint64_t losses = 0xcbf29ce484222325u;
+    set_environment(rank, n, port);
+    snprintf(all, sizeof(all),
+             "numerics.mode=invariant device.threads=1 train.batch=16 train.grains=8 train.seed=5 "
+             "cluster.timeout=60 %s%s",
+             j->settings, j->more);
+    iv_status status = open_session(&s, all);
+    if (status == IV_OK) status = steps(&s, j, rank, &losses);
+    if (status == IV_OK) status = hashes(&s, losses, text);
+    if (status != IV_OK) snprintf(text, RANK_TEXT, "%s", iv_error_message());
+    session_close(&s);
+    return (int)status;
+}
+
+/* The text of one process with one device. */
+static const char *alone(int run)
+{
+    static char made[RUNS][RANK_TEXT];
+    if (!made[run][0]) {
+        ranks r;
+        job j = {runs[run].settings, "", -1, 0};
+        ranks_start(&r, 1, train, &j);
+        ranks_collect(&r, 0);
+        if (rank_exit(&r, 0) != 0) fail_msg("%s, alone: %s", runs[run].name, r.text[0]);
+        snprintf(made[run], RANK_TEXT, "%s", r.text[0]);
+    }
+    return made[run];
+}
+
+static int differences;
+
+static void same(int run, int n, const char *more)
+{
+    const char *want = alone(run);
+    ranks r;
+    job j = {runs[run].settings, more, -1, 0};
+    ranks_start(&r, n, train, &j);
+    for (int i = 0; i < n; ++i) ranks_collect(&r, i);
+    for (int i = 0; i < n; ++i) {
+        if (rank_exit(&r, i) == 0 && strcmp(r.text[i], want) == 0) continue;
+        ++differences;
+        print_error("%s, rank %d of %d,%s: %d, %s\n  alone %s\n", runs[run].name, i, n, more,
+                    rank_exit(&r, i), r.text[i], want);
+    }
+}
+
+static void end_of_test(void)
+{
+    const int n = differences;
+    differences = 0;
+    if (n > 0) fail_msg("%d ranks differ", n);
+}
+
+static void test_ranks(void **state)
+{
+    (void)state;
+    for (int run = 0; run < RUNS; ++run)
+        for (int n = 2; n <= 4; ++n) same(run, n, "");
+    end_of_test();
+}
+
+/* Several devices of a process, and of several processes; grains that no number divides. */
+static void test_devices(void **state)
+{
+    (void)state;
+    for (int run = 0; run < RUNS; ++run) {
+        same(run, 1, " device.devices=cpu:0,cpu:0,cpu:0");
+        same(run, 2, " device.devices=cpu:0,cpu:0");
+    }
+    end_of_test();
+}
+
+static void test_lost(void **state)
+{
+    enum { CASES = 6 }; /* each of 3 ranks killed, and stopped; all at once, to wait once */
+    static ranks r[CASES];
+    static job j[CASES];
+    (void)state;
+    for (int k = 0; k < CASES; ++k) {
+        j[k] = (job){runs[0].settings, " cluster.timeout=8", k % 3, k < 3 ? SIGKILL : SIGSTOP};
+        ranks_start(&r[k], 3, train, &j[k]);
+    }
+    for (int k = 0; k < CASES; ++k) {
+        const int victim = j[k].victim;
+        char name[32];
+        for (int i = 0; i < 3; ++i)
+            if (i != victim) ranks_collect(&r[k], i);
+        kill(r[k].pid[victim], SIGKILL);
+        ranks_collect(&r[k], victim);
+        snprintf(name, sizeof(name), "rank %d", victim);
+        for (int i = 0; i < 3; ++i)
+            if (i != victim && (rank_exit(&r[k], i) != IV_LOST || !strstr(r[k].text[i], name)))
+                fail_msg("signal %d to rank %d: rank %d ended with %d: %s", j[k].signal, victim, i,
+                         rank_exit(&r[k], i), r[k].text[i]);
+    }
+}
+
+/* Ranks that mean different runs are told so. */
+static int train_otherwise(int rank, int n, int port, const void *arg, char *text)
+{
+    job j = *(const job *)arg;
+    if (rank == 1) j.more = " optim.lr=0.5";
+    return train(rank, n, port, &j, text);
+}
+
+static void test_agreement(void **state)
+{
+    (void)state;
+    ranks r;
+    job j = {runs[0].settings, "", -1, 0};
+    ranks_start(&r, 3, train_otherwise, &j);
+    for (int i = 0; i < 3; ++i) ranks_collect(&r, i);
+    for (int i = 0; i < 3; ++i)
+        if (rank_exit(&r, i) != IV_INVALID ||
+            !strstr(r.text[i], "rank 1 has another configuration"))
+            fail_msg("rank %d ended with %d: %s", i, rank_exit(&r, i), r.text[i]);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_ranks),
+        cmocka_unit_test(test_devices),
+        cmocka_unit_test(test_lost),
+        cmocka_unit_test(test_agreement),
+    };
+    if (argc > 1) cmocka_set_test_filter(argv[1]);
+    return cmocka_run_group_tests(tests, session_files, temporary_remove);
+}
