@@ -18,13 +18,6 @@ foreach(name OPENMP ONEDNN BLAS HWLOC OPENCL CUDA HIP MPI)
   endif()
 endforeach()
 
-# The backends and libraries that the tree does not hold yet.
-foreach(name HWLOC)
-  if(INVAR_${name} STREQUAL ON)
-    message(FATAL_ERROR "INVAR_${name}=ON: this version of Invar has no ${name} support")
-  endif()
-endforeach()
-
 # Sets INVAR_HAVE_<name> from `found`; ON and missing is an error.
 macro(iv_require name found hint)
   set(INVAR_HAVE_${name} OFF)
@@ -60,6 +53,16 @@ set(INVAR_CBLAS_FOUND OFF)
 if(INVAR_CBLAS_INCLUDE AND INVAR_CBLAS_LIBRARY)
   set(INVAR_CBLAS_FOUND ON)
 endif()
+# hwloc: its header at build time, its library opened at run time.
+if(NOT INVAR_HWLOC STREQUAL OFF)
+  find_path(INVAR_HWLOC_INCLUDE hwloc.h)
+endif()
+set(INVAR_HWLOC_FOUND OFF)
+if(INVAR_HWLOC_INCLUDE)
+  set(INVAR_HWLOC_FOUND ON)
+endif()
+iv_require(HWLOC INVAR_HWLOC_FOUND "apt-get install libhwloc-dev")
+
 iv_require(BLAS INVAR_CBLAS_FOUND "apt-get install libopenblas-dev")
 
 include(${PROJECT_SOURCE_DIR}/backends/opencl/opencl.cmake)
@@ -79,7 +82,7 @@ endfunction()
 # The CPU backend is always built.
 function(iv_add_backends out_objects)
   set(cpu ${PROJECT_SOURCE_DIR}/backends/cpu)
-  set(sources ${cpu}/cpu.c ${cpu}/team.c ${cpu}/isa.c ${cpu}/gemm.c ${cpu}/gemm_impl.c ${cpu}/conv_impl.c
+  set(sources ${cpu}/cpu.c ${cpu}/team.c ${cpu}/place.c ${cpu}/isa.c ${cpu}/gemm.c ${cpu}/gemm_impl.c ${cpu}/conv_impl.c
               ${cpu}/attention.c ${cpu}/attention_impl.c
               ${cpu}/onednn.c ${cpu}/blas.c)
   add_library(invar_cpu OBJECT ${sources})

@@ -99,6 +99,10 @@ int64_t iv__now_ns(void);
       "how OpenMP threads wait; the command lets them spin shortly unless one of these is set")    \
     X(GOMP_SPIN, "GOMP_SPINCOUNT", "spins of a waiting thread of GNU OpenMP")                      \
     X(KMP_BLOCK, "KMP_BLOCKTIME", "milliseconds that a waiting thread of LLVM OpenMP spins")       \
+    X(OMP_BIND, "OMP_PROC_BIND", "binding of OpenMP threads; where it is set Invar binds none")    \
+    X(OMP_PLACES, "OMP_PLACES", "places of OpenMP threads; as OMP_PROC_BIND")                      \
+    X(GOMP_AFFINITY, "GOMP_CPU_AFFINITY", "CPUs of GNU OpenMP threads; as OMP_PROC_BIND")          \
+    X(KMP_AFFINITY, "KMP_AFFINITY", "CPUs of LLVM OpenMP threads; as OMP_PROC_BIND")               \
     X(HOME, "HOME", "where .cache/invar is")
 typedef enum iv__env_key {
 #define X(key, name, help) IV__ENV_##key,

@@ -133,10 +133,21 @@ typedef struct iv_impl {
 
 typedef enum iv_queue_kind { IV_QUEUE_COMPUTE, IV_QUEUE_COPY } iv_queue_kind;
 
+/* Where a CPU device works: numbers of the system's CPUs and NUMA nodes, borrowed until the backend
+ * is closed. */
+typedef struct iv_cpu_place {
+    int32_t n_cpus, n_nodes;
+    const int32_t *cpus, *nodes;
+} iv_cpu_place;
+
 typedef struct iv_backend_options {
     int32_t threads;   /* CPU devices: 0 = the cores this process may use */
     const char *isa;   /* CPU devices: forced instruction level or NULL */
     const char *cache; /* folder for compiled kernels or NULL */
+    /* CPU devices: device i works on place[i]: threads are bound to its CPUs, memory to its nodes.
+     * n_places 0: one device, nothing is bound. */
+    int32_t n_places;
+    const iv_cpu_place *place; /* [n_places] */
 } iv_backend_options;
 
 typedef struct iv_backend {

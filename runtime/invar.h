@@ -349,6 +349,43 @@ typedef struct iv_cluster_candidate {
 /* Candidate i of the detection (false past the end), in the order of plugins. */
 IV_API bool iv_cluster_candidate_get(int32_t i, iv_cluster_candidate *out);
 
+/* ---- topology: the machine as this process may use it, and where its ranks belong ---- */
+typedef struct iv_topo_node { /* a NUMA node with usable CPUs */
+    int32_t os_index, package;
+    int32_t first_cpu, n_cpus; /* range of iv_topo.cpus */
+    int64_t mem_bytes;         /* 0: not known */
+} iv_topo_node;
+typedef struct iv_topo_cpu {
+    int32_t os_index, core, node; /* core: number on the machine; node: index into nodes */
+} iv_topo_cpu;
+typedef struct iv_topo_device {
+    char kind[8]; /* "gpu" or "nic" */
+    char name[64], bus[16];
+    int32_t node; /* the nearest: index into nodes, or -1 where none is nearer than others */
+} iv_topo_device;
+typedef struct iv_topo {
+    char source[128]; /* "hwloc 2.9.0", or what tells less without it */
+    bool here;        /* it is this machine; false: HWLOC_SYNTHETIC or HWLOC_XMLFILE */
+    bool bound;       /* the process may use fewer CPUs than its container: a launcher bound it */
+    int32_t n_packages, n_nodes, n_cpus, n_devices, machine_cpus;
+    iv_topo_node *nodes;
+    iv_topo_cpu *cpus; /* by node, then core */
+    iv_topo_device *devices;
+} iv_topo;
+IV_API iv_status iv_topo_open(iv_topo **out);
+IV_API void iv_topo_close(iv_topo *t);
+typedef struct iv_topo_place {
+    int32_t n_cpus, n_nodes;
+    int32_t *cpus, *nodes; /* numbers of the system */
+    int32_t gpu, nic;      /* nearest: indices into devices, or -1 */
+} iv_topo_place;
+/* The place of rank `local_rank` among the `local_world` of this machine.  Ranks are dealt to NUMA
+ * nodes in proportion to their cores and share a node's cores evenly; fewer ranks than nodes get
+ * whole nodes.  gpu: rank i works on the i-th GPU, and its CPUs are near that.  Whole cores, unless
+ * there are more ranks than cores.  The caller frees *out with free(). */
+IV_API iv_status iv_topo_place_get(const iv_topo *t, int32_t local_rank, int32_t local_world,
+                                   bool gpu, iv_topo_place **out);
+
 /* ---- models ---- */
 typedef struct iv_model_io {
     iv_value x, y;   /* inputs: samples and targets (i32; entries -1 are ignored) */

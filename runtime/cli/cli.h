@@ -44,7 +44,8 @@ enum {
     IV_CLI_ENV = 32,
     IV_CLI_CKPT = 64,
     IV_CLI_HELP = 128,
-    IV_CLI_CLUSTER = 256
+    IV_CLI_CLUSTER = 256,
+    IV_CLI_TOPO = 512
 };
 
 /* The arguments, read. */
@@ -167,5 +168,6 @@ int iv__cli_plugins(iv__cli *c);
 int iv__cli_env(iv__cli *c);
 int iv__cli_ckpt(iv__cli *c);
 int iv__cli_cluster(iv__cli *c);
+int iv__cli_topo(iv__cli *c);
 
 #endif

@@ -23,6 +23,8 @@ const iv__cli_command iv__cli_commands[] = {
      "list the contents of a checkpoint, or the checkpoints of a folder", iv__cli_ckpt},
     {"cluster", IV_CLI_CLUSTER, true, 0, 1, "[CONFIG.yaml]",
      "show which of how many processes this is, and from which variables", iv__cli_cluster},
+    {"topo", IV_CLI_TOPO, true, 0, 1, "[CONFIG.yaml]",
+     "draw this machine, and where its ranks belong", iv__cli_topo},
     {"env", IV_CLI_ENV, false, 0, 0, "", "list the environment variables that are read",
      iv__cli_env},
     {"help", IV_CLI_HELP, false, 0, 1, "[COMMAND]", "show this, or all options of a command",
