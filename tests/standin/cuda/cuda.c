@@ -155,6 +155,16 @@ EXPORT CUresult cuInit(unsigned flags)
     return CUDA_SUCCESS;
 }
 
+/* Not for backends: NVRTC asks every libcuda.so.1 in the process for tables, and believes the size
+ * in their first word before it uses them.  These are empty. */
+EXPORT CUresult cuGetExportTable(const void **out, const CUuuid *id)
+{
+    static const size_t empty[1] = {sizeof(empty)};
+    (void)id;
+    *out = empty;
+    return CUDA_SUCCESS;
+}
+
 EXPORT CUresult cuGetErrorName(CUresult e, const char **out)
 {
     for (int32_t i = 0; i < TEXTS; ++i)
