@@ -57,8 +57,12 @@ iv_status iv__trainer_check_ids(const iv_trainer *t, const char *x, const int32_
 
 /* trainer_save.c */
 extern const char *const iv__moment_prefix[2];
-/* Finds the plugin out.checkpoint. */
+/* The plugin that saves: out.checkpoint, or else what `plugins` lists, such as "async(sharded)". */
+void iv__trainer_ckpt_spec(const iv_config *c, char *out, size_t size);
+/* Finds it. */
 iv_status iv__trainer_ckpt(iv_trainer *t);
+/* Whether all ranks take part in a save. */
+bool iv__trainer_saves_together(const iv_trainer *t);
 typedef struct iv__save_options {
     bool weights_only;  /* neither moments nor what a resume needs */
     const char *metric; /* kept with its value, or NULL */

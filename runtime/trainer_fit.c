@@ -2,34 +2,26 @@
  *
  *   out.dir/config.yaml          the whole configuration
  *           metrics.csv          a line per reported step and validation
- *           checkpoints/         step-000000000100.safetensors, ...
+ *           checkpoints/         see keep.h
  *
- * A checkpoint is complete before an older one is removed; on an interruption the state is saved at
- * the step's end. */
+ * On an interruption the state is saved at the step's end, and so it is when a step fails: a step
+ * that fails has changed nothing. */
 #include "trainer.h"
 
-#include "file.h"
-#include "registry.h"
+#include "keep.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
-#include <time.h>
-
-typedef struct kept {
-    int64_t step;
-    double val_loss; /* NAN: not validated */
-} kept;
 
 typedef struct fit {
     iv_trainer *t;
     const iv_fit_callbacks *cb;
     iv_fit_result result;
     FILE *metrics;
-    int64_t start_ns, time_limit_ns, saved_step, resumed_step;
-    kept *kept;
-    int64_t n_kept, cap_kept;
+    int64_t start_ns, time_limit_ns;
+    int64_t validated_step; /* of result.val_loss */
+    iv__keeper keeper;
 } fit;
 
 static const char *out_dir(const fit *f)
@@ -37,61 +29,9 @@ static const char *out_dir(const fit *f)
     return iv_config_str(f->t->config, "out.dir");
 }
 
-static iv_status checkpoint_path(const fit *f, int64_t step, char *out, size_t size)
-{
-    int n = snprintf(out, size, "%s/checkpoints/step-%012" PRId64 ".safetensors", out_dir(f), step);
-    if (n < 0 || (size_t)n >= size)
-        IV_FAIL(IV_INVALID, "--out %s: the path is too long", out_dir(f));
-    return IV_OK;
-}
-
-/* ---- resuming ---- */
-
-/* The largest step below `below` with a checkpoint in the folder; -1: none. */
-static int64_t newest_below(const char *folder, int64_t below)
-{
-    int64_t best = -1;
-    DIR *d = opendir(folder);
-    for (struct dirent *e; d && (e = readdir(d));) {
-        int64_t step;
-        int end = 0;
-        if (sscanf(e->d_name, "step-%" SCNd64 ".safetensors%n", &step, &end) == 1 && end &&
-            !e->d_name[end] && step < below && step > best)
-            best = step;
-    }
-    if (d) closedir(d);
-    return best;
-}
-
-/* The newest checkpoint that loads; a corrupt one is passed over with a line. */
-static iv_status resume_auto(fit *f)
-{
-    char folder[1024], path[1024];
-    snprintf(folder, sizeof(folder), "%s/checkpoints", out_dir(f));
-    for (int64_t step = newest_below(folder, INT64_MAX); step >= 0;
-         step = newest_below(folder, step)) {
-        IV_TRY(checkpoint_path(f, step, path, sizeof(path)));
-        iv_status s = iv_trainer_load(f->t, path);
-        if (s != IV_CORRUPT) return s;
-        iv__log(IV_LOG_WARN, "%s; trying the one before", iv_error_message());
-    }
-    return IV_OK; /* none: a fresh start */
-}
-
-static iv_status resume(fit *f)
-{
-    const char *how = iv_config_str(f->t->config, "out.resume");
-    if (!*how) return IV_OK;
-    if (strcmp(how, "auto") != 0) IV_TRY(iv_trainer_load(f->t, how));
-    else if (!*out_dir(f)) IV_FAIL(IV_INVALID, "--resume auto needs --out DIR, the run's folder");
-    else IV_TRY(resume_auto(f));
-    f->resumed_step = f->saved_step = f->t->step;
-    return IV_OK;
-}
-
 /* ---- the run folder ---- */
 
-/* Rank 0 alone writes. */
+/* Rank 0 alone writes what is not a checkpoint. */
 static bool writes(const fit *f)
 {
     return f->t->workers.comm->ranks.rank == 0;
@@ -99,24 +39,13 @@ static bool writes(const fit *f)
 
 static iv_status open_folder(fit *f)
 {
-    char path[1024];
-    const iv_plugin *p;
-    void *self;
+    char path[1100];
     if (!*out_dir(f) || !writes(f)) return IV_OK;
-    /* A checkpoint plugin that is not there is told now, not after hours of training. */
-    IV_TRY(iv__registry_get(IV_PLUGIN_CHECKPOINT, iv_config_str(f->t->config, "out.checkpoint"), &p,
-                            &self));
-    snprintf(path, sizeof(path), "%s/checkpoints", out_dir(f));
-    IV_TRY(iv__mkdirs(path));
-    if (!*iv_config_str(f->t->config, "out.resume") && newest_below(path, INT64_MAX) >= 0)
-        IV_FAIL(IV_INVALID,
-                "--out %s holds the checkpoints of a run already [hint: --resume auto continues "
-                "it; another folder starts anew]",
-                out_dir(f));
+    IV_TRY(iv__keeper_make_folder(&f->keeper));
     snprintf(path, sizeof(path), "%s/config.yaml", out_dir(f));
     IV_TRY(iv_config_save(f->t->config, path));
     snprintf(path, sizeof(path), "%s/metrics.csv", out_dir(f));
-    f->metrics = fopen(path, f->resumed_step > 0 ? "a" : "w");
+    f->metrics = fopen(path, f->keeper.started_step > 0 ? "a" : "w");
     if (!f->metrics) IV_FAIL(IV_IO, "opening %s: %s", path, strerror(errno));
     if (ftell(f->metrics) == 0)
         fprintf(f->metrics,
@@ -141,51 +70,13 @@ static iv_status report_step(fit *f, const iv_step_report *r)
     return flush_metrics(f);
 }
 
-/* ---- checkpoints ---- */
-
-static iv_status remove_checkpoint(fit *f, int64_t step)
-{
-    char path[1024];
-    const iv_plugin *p;
-    void *self;
-    if (step == f->resumed_step && step > 0) return IV_OK; /* what this run started from stays */
-    IV_TRY(checkpoint_path(f, step, path, sizeof(path)));
-    IV_TRY(iv__registry_get(IV_PLUGIN_CHECKPOINT, iv_config_str(f->t->config, "out.checkpoint"), &p,
-                            &self));
-    return ((const iv_checkpoint *)p->vtable)->remove(self, path);
-}
-
-/* save_top_k: drops the worst of more than k; without a validation, the oldest counts as the worst.
- * The newest always stays: it is what a resume needs. */
-static iv_status prune_kept(fit *f)
-{
-    if (!writes(f)) return IV_OK;
-    int64_t k = iv_config_int(f->t->config, "out.save_top_k");
-    while (k > 0 && f->n_kept > k) {
-        int64_t worst = 0;
-        for (int64_t i = 1; i < f->n_kept - 1; ++i)
-            if (f->kept[i].val_loss > f->kept[worst].val_loss ||
-                isnan(f->kept[worst].val_loss) < isnan(f->kept[i].val_loss))
-                worst = i;
-        IV_TRY(remove_checkpoint(f, f->kept[worst].step));
-        memmove(&f->kept[worst], &f->kept[worst + 1], (size_t)(--f->n_kept - worst) * sizeof(kept));
-    }
-    return IV_OK;
-}
-
 static iv_status save(fit *f)
 {
-    char path[1024];
-    if (!*out_dir(f) || f->saved_step == f->t->step) return IV_OK;
-    IV_TRY(checkpoint_path(f, f->t->step, path, sizeof(path)));
-    IV_TRY(iv_trainer_save(f->t, path));
-    f->saved_step = f->t->step;
-    snprintf(f->result.checkpoint, sizeof(f->result.checkpoint), "%s", path);
-    IV_TRY(iv__reserve(&f->kept, &f->cap_kept, f->n_kept + 1, sizeof(*f->kept),
-                       "the list of checkpoints"));
-    f->kept[f->n_kept++] = (kept){f->t->step, f->result.val_loss};
-    if (f->cb->on_save) f->cb->on_save(f->cb->ctx, f->t->step, path);
-    return prune_kept(f);
+    const bool fresh = f->validated_step == f->t->step;
+    return iv__keeper_save(
+        &f->keeper, &(iv__scores){.loss = f->result.loss,
+                                  .val_loss = fresh ? f->result.val_loss : (double)NAN,
+                                  .val_accuracy = fresh ? f->result.val_accuracy : (double)NAN});
 }
 
 static iv_status evaluate(fit *f)
@@ -194,6 +85,7 @@ static iv_status evaluate(fit *f)
     iv_status s = iv_trainer_evaluate(f->t, &loss, &accuracy);
     if (s == IV_UNAVAILABLE) return IV_OK;
     if (s != IV_OK) return s;
+    f->validated_step = f->t->step;
     f->result.val_loss = loss;
     f->result.val_accuracy = accuracy < 0 ? NAN : accuracy;
     if (f->cb->on_eval) f->cb->on_eval(f->cb->ctx, f->t->step, loss, accuracy);
@@ -206,34 +98,6 @@ static iv_status evaluate(fit *f)
 
 /* ---- the loop ---- */
 
-/* "90", "90s", "15m", "2h", "hh:mm:ss" or "mm:ss"; empty: no limit. */
-static iv_status parse_time(const char *s, int64_t *out_ns)
-{
-    double a, b, c;
-    char unit = 's', rest;
-    *out_ns = INT64_MAX;
-    if (!*s) return IV_OK;
-    int n = sscanf(s, "%lf:%lf:%lf%c", &a, &b, &c, &rest);
-    if (n == 3) a = a * 3600 + b * 60 + c;
-    else if (n == 2) a = a * 60 + b;
-    else if ((n = sscanf(s, "%lf%c%c", &a, &unit, &rest)) == 2 || n == 1) {
-        if (!strchr("smh", unit)) n = 0;
-        a *= unit == 'h' ? 3600 : unit == 'm' ? 60 : 1;
-    }
-    if (n < 1 || n > 3 || !(a > 0) || a > 1e9)
-        IV_FAIL(IV_INVALID, "--max-time '%s': write 90, 90s, 15m, 2h or hh:mm:ss", s);
-    *out_ns = (int64_t)(a * 1e9);
-    return IV_OK;
-}
-
-/* What any rank wants, all do: stop on a signal (1) or because time is up (2). */
-static iv_status wishes(fit *f, int64_t *out)
-{
-    *out = (f->cb->stop && f->cb->stop(f->cb->ctx)) |
-           (iv__now_ns() - f->start_ns >= f->time_limit_ns) << 1;
-    return iv__comm_reduce(f->t->workers.comm, IV_COMM_OR, out, 1);
-}
-
 /* Whether something is due every `every` steps. */
 static bool due(int64_t step, int64_t every)
 {
@@ -243,27 +107,52 @@ static bool due(int64_t step, int64_t every)
 static iv_status one_step(fit *f)
 {
     iv_step_report r;
-    const iv_config *c = f->t->config;
     IV_TRY(iv_trainer_step(f->t, &r));
     IV_TRY(report_step(f, &r));
-    if (r.skipped) return IV_OK;
-    if (due(r.step, iv_config_int(c, "eval.every"))) IV_TRY(evaluate(f));
-    if (due(r.step, iv_config_int(c, "out.save_every"))) IV_TRY(save(f));
-    return IV_OK;
+    if (r.skipped || !due(r.step, iv_config_int(f->t->config, "eval.every"))) return IV_OK;
+    return evaluate(f);
+}
+
+/* What any rank wants, all do. */
+enum { STOP = 1, TIME_IS_UP = 2, SAVE = 4, FAILED = 8 };
+
+/* samples: those before the step. */
+static iv_status wishes(fit *f, int64_t samples, int64_t *out)
+{
+    const iv_status saved = iv__keeper_poll(&f->keeper);
+    *out = (f->cb->stop && f->cb->stop(f->cb->ctx) ? STOP : 0) |
+           (iv__now_ns() - f->start_ns >= f->time_limit_ns ? TIME_IS_UP : 0) |
+           (iv__keeper_due(&f->keeper, samples) ? SAVE : 0) | (saved != IV_OK ? FAILED : 0);
+    const int64_t mine = *out;
+    char *text = NULL;
+    if (mine & FAILED) IV_TRY(iv__strdup(iv_error_message(), &text));
+    iv_status s = iv__comm_reduce(f->t->workers.comm, IV_COMM_OR, out, 1);
+    if (text && s == IV_OK) s = iv__fail(saved, "%s", text); /* the reduction may have had its own */
+    free(text);
+    return mine & FAILED || *out & FAILED ? iv__comm_agree(f->t->workers.comm, s) : s;
+}
+
+/* The state at the end, durable. */
+static iv_status save_last(fit *f)
+{
+    IV_TRY(iv__comm_agree(f->t->workers.comm, save(f)));
+    return iv__comm_agree(f->t->workers.comm, iv__keeper_finish(&f->keeper));
 }
 
 static iv_status loop(fit *f)
 {
     while (f->t->step < f->t->max_steps) {
+        const int64_t samples = f->t->samples_seen;
         int64_t wish;
         IV_TRY(one_step(f));
-        IV_TRY(wishes(f, &wish));
-        if (wish & 1) {
-            IV_TRY(save(f));
+        IV_TRY(wishes(f, samples, &wish));
+        if (wish & SAVE) IV_TRY(iv__comm_agree(f->t->workers.comm, save(f)));
+        if (wish & STOP) {
+            IV_TRY(save_last(f));
             IV_FAIL(IV_INTERRUPTED, "stopped after step %" PRId64 "%s%s", f->t->step,
-                    f->result.checkpoint[0] ? "; saved " : "", f->result.checkpoint);
+                    *f->keeper.newest ? "; saved " : "", f->keeper.newest);
         }
-        if (wish) break;
+        if (wish & TIME_IS_UP) break;
     }
     return IV_OK;
 }
@@ -271,10 +160,30 @@ static iv_status loop(fit *f)
 static iv_status finish(fit *f)
 {
     if (!due(f->t->step, iv_config_int(f->t->config, "eval.every"))) IV_TRY(evaluate(f));
-    IV_TRY(save(f));
+    IV_TRY(save_last(f));
     f->result.steps = f->t->step;
     IV_TRY(iv_trainer_hash(f->t, false, f->result.hash));
     return iv_trainer_hash(f->t, true, f->result.state_hash);
+}
+
+/* A run that fails leaves the state of its last good step, if that is not what failed; the error
+ * stays that of the run. */
+static iv_status save_after(fit *f, iv_status s)
+{
+    char *text = NULL;
+    const bool useless = s == IV_IO || s == IV_NO_MEMORY || s == IV_VENDOR || s == IV_INTERNAL ||
+                         iv__trainer_saves_together(f->t); /* the others may not come */
+    if (iv__strdup(iv_error_message(), &text) != IV_OK) return s;
+    if (s != IV_INTERRUPTED) {
+        iv_status saved = IV_OK;
+        if (!useless && iv_config_bool(f->t->config, "out.save_on_exception") && f->t->step > 0)
+            saved = save(f);
+        if (saved == IV_OK) saved = iv__keeper_finish(&f->keeper); /* also those under way */
+        if (saved != IV_OK) iv__log(IV_LOG_WARN, "%s", iv_error_message());
+    }
+    s = iv__fail(s, "%s", text);
+    free(text);
+    return s;
 }
 
 iv_status iv_trainer_fit(iv_trainer *t, const iv_fit_callbacks *cb, iv_fit_result *out)
@@ -283,24 +192,30 @@ iv_status iv_trainer_fit(iv_trainer *t, const iv_fit_callbacks *cb, iv_fit_resul
     fit f = {.t = t,
              .cb = cb ? cb : &none,
              .start_ns = iv__now_ns(),
-             .saved_step = -1,
-             .resumed_step = -1,
+             .validated_step = -1,
              .result = {.loss = NAN, .val_loss = NAN, .val_accuracy = NAN}};
     iv_status s =
         t->data ? IV_OK
                 : iv__fail(IV_INVALID,
                            "training: no data [hint: --data text:FILE, idx:DIR or tokens:FILE]");
-    if (s == IV_OK) s = parse_time(iv_config_str(t->config, "train.max_time"), &f.time_limit_ns);
-    if (s == IV_OK) s = resume(&f);
+    if (s == IV_OK)
+        s = iv__parse_time("--max-time", iv_config_str(t->config, "train.max_time"),
+                           &f.time_limit_ns);
+    if (s == IV_OK) s = iv__keeper_open(&f.keeper, t, f.cb);
+    if (s == IV_OK) s = iv__keeper_resume(&f.keeper);
     if (s == IV_OK) s = open_folder(&f);
     s = iv__comm_agree(t->workers.comm, s);
     if (s == IV_OK)
         s = iv__comm_same(t->workers.comm, (uint64_t)t->step, "a checkpoint of another step");
-    if (s == IV_OK) s = loop(&f);
-    if (s == IV_OK) s = finish(&f);
+    if (s == IV_OK) {
+        s = loop(&f);
+        if (s == IV_OK) s = finish(&f);
+        if (s != IV_OK) s = save_after(&f, s);
+    }
     if (f.metrics && fclose(f.metrics) != 0 && s == IV_OK)
         s = iv__fail(IV_IO, "closing %s/metrics.csv: %s", out_dir(&f), strerror(errno));
-    free(f.kept);
+    snprintf(f.result.checkpoint, sizeof(f.result.checkpoint), "%s", f.keeper.newest);
+    iv__keeper_close(&f.keeper);
     f.result.steps = t->step;
     *out = f.result;
     return s;

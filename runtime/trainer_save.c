@@ -14,14 +14,58 @@
 
 const char *const iv__moment_prefix[2] = {"optim.m.", "optim.v."};
 
+/* Whether the first n characters of `spec` ("async(x)") name a checkpoint plugin. */
+static bool names_checkpoint(const char *spec, size_t n)
+{
+    const char *name, *open = memchr(spec, '(', n);
+    if (open) n = (size_t)(open - spec);
+    for (int32_t i = 0; (name = iv__registry_name(IV_PLUGIN_CHECKPOINT, i)); ++i)
+        if (strlen(name) == n && strncmp(name, spec, n) == 0) return true;
+    return false;
+}
+
+/* Characters of the first entry of a list separated by commas, which may stand in parentheses too.
+ */
+static size_t entry_length(const char *list)
+{
+    int depth = 0;
+    size_t n = 0;
+    for (; list[n] && (list[n] != ',' || depth > 0); ++n)
+        depth += list[n] == '(' ? 1 : list[n] == ')' ? -1 : 0;
+    return n;
+}
+
+void iv__trainer_ckpt_spec(const iv_config *c, char *out, size_t size)
+{
+    const char *list = iv_config_str(c, "plugins");
+    snprintf(out, size, "%s", iv_config_str(c, "out.checkpoint"));
+    while (*list && !iv_config_is_set(c, "out.checkpoint")) {
+        const size_t n = entry_length(list);
+        if (names_checkpoint(list, n)) snprintf(out, size, "%.*s", (int)n, list);
+        list += n + (list[n] == ',');
+    }
+}
+
 iv_status iv__trainer_ckpt(iv_trainer *t)
 {
     const iv_plugin *p;
+    char spec[256];
     if (t->ckpt) return IV_OK;
-    IV_TRY(iv__registry_get(IV_PLUGIN_CHECKPOINT, iv_config_str(t->config, "out.checkpoint"), &p,
-                            &t->ckpt_self));
-    t->ckpt = p->vtable;
+    iv__trainer_ckpt_spec(t->config, spec, sizeof(spec));
+    IV_TRY(iv__registry_get(IV_PLUGIN_CHECKPOINT, spec, &p, &t->ckpt_self));
+    const iv_checkpoint *vt = p->vtable;
+    const iv_ranks *r = &t->workers.comm->ranks;
+    if (vt->join)
+        IV_TRY(vt->join(t->ckpt_self,
+                        &(iv_ckpt_group){.rank = r->rank, .ranks = r->world,
+                                         .local_rank = r->local_rank}));
+    t->ckpt = vt;
     return IV_OK;
+}
+
+bool iv__trainer_saves_together(const iv_trainer *t)
+{
+    return t->ckpt && t->ckpt->join && t->workers.comm->ranks.world > 1;
 }
 
 typedef struct saver {
@@ -155,22 +199,31 @@ static void saver_free(saver *s, meta *m)
     iv__text_free(&m->config);
 }
 
-/* Different for every save of every run; with ranks it will be agreed on. */
-static uint64_t new_id(iv_trainer *t)
+/* Different for every save of every run, and the same on all ranks. */
+static iv_status new_id(iv_trainer *t)
 {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    if (!t->save_id) t->save_id = (uint64_t)now.tv_sec * 1000000007u + (uint64_t)now.tv_nsec;
-    return ++t->save_id;
+    if (!t->save_id) {
+        int64_t first = (int64_t)(((uint64_t)now.tv_sec * 1000000007u + (uint64_t)now.tv_nsec) >> 1);
+        if (t->workers.comm->ranks.rank > 0) first = 0;
+        if (iv__trainer_saves_together(t))
+            IV_TRY(iv__comm_reduce(t->workers.comm, IV_COMM_MAX, &first, 1));
+        t->save_id = (uint64_t)first;
+    }
+    ++t->save_id;
+    return IV_OK;
 }
 
 iv_status iv__trainer_save_start(iv_trainer *t, const char *path, const iv__save_options *o)
 {
     saver s = {.t = t};
     meta m = {.n = 0};
-    if (t->workers.comm->ranks.rank > 0) return IV_OK; /* rank 0 writes for all */
     iv_status st = iv__trainer_ckpt(t);
-    if (st == IV_OK) st = gather(&s, o->weights_only);
+    if (st == IV_OK) st = new_id(t);
+    /* A plugin that does not know its rank writes on rank 0 for all. */
+    if (st != IV_OK || (t->workers.comm->ranks.rank > 0 && !t->ckpt->join)) return st;
+    st = gather(&s, o->weights_only);
     if (st == IV_OK) st = describe(t, o, &m);
     if (st == IV_OK)
         st = t->ckpt->save(t->ckpt_self, path,
@@ -178,7 +231,7 @@ iv_status iv__trainer_save_start(iv_trainer *t, const char *path, const iv__save
                                       .n_meta = m.n,
                                       .tensors = s.tensors,
                                       .meta = m.pairs,
-                                      .id = new_id(t),
+                                      .id = t->save_id,
                                       .read = read_range,
                                       .ctx = &s});
     saver_free(&s, &m);
