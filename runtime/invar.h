@@ -503,6 +503,23 @@ typedef struct iv_ckpt_visitor {
 } iv_ckpt_visitor;
 /* Reads and verifies a checkpoint, telling what is in it. */
 IV_API iv_status iv_checkpoint_list(const char *path, const iv_ckpt_visitor *v);
+/* Removes a checkpoint of any format; a missing one is fine. */
+IV_API iv_status iv_checkpoint_remove(const char *path);
+/* How a tensor of two checkpoints differs.  different, max_abs: of tensors of one shape and type.
+ */
+typedef struct iv_ckpt_difference {
+    const char *name;
+    const char *kind; /* "equal", "values", "shape", "type", "only in the first" or "... second" */
+    int64_t elements, different;
+    double max_abs; /* NAN if one of the two is */
+} iv_ckpt_difference;
+/* Reads both and tells each tensor, in the order of the names. */
+IV_API iv_status iv_checkpoint_diff(const char *path_a, const char *path_b,
+                                    void (*tell)(void *ctx, const iv_ckpt_difference *d),
+                                    void *ctx);
+/* Writes what src holds as dst.  format: a checkpoint plugin; NULL: by the ending of dst
+ * (.safetensors, .index.json, .pt, .pth, .bin, .ckpt; none: a sharded folder). */
+IV_API iv_status iv_checkpoint_convert(const char *src, const char *dst, const char *format);
 typedef struct iv_device_entry {
     char name[32]; /* "cpu:0" */
     char description[128], vendor[64], driver[64], arch[64], notes[256];

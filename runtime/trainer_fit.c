@@ -127,7 +127,8 @@ static iv_status wishes(fit *f, int64_t samples, int64_t *out)
     char *text = NULL;
     if (mine & FAILED) IV_TRY(iv__strdup(iv_error_message(), &text));
     iv_status s = iv__comm_reduce(f->t->workers.comm, IV_COMM_OR, out, 1);
-    if (text && s == IV_OK) s = iv__fail(saved, "%s", text); /* the reduction may have had its own */
+    if (text && s == IV_OK)
+        s = iv__fail(saved, "%s", text); /* the reduction may have had its own */
     free(text);
     return mine & FAILED || *out & FAILED ? iv__comm_agree(f->t->workers.comm, s) : s;
 }

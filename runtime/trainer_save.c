@@ -56,9 +56,9 @@ iv_status iv__trainer_ckpt(iv_trainer *t)
     const iv_checkpoint *vt = p->vtable;
     const iv_ranks *r = &t->workers.comm->ranks;
     if (vt->join)
-        IV_TRY(vt->join(t->ckpt_self,
-                        &(iv_ckpt_group){.rank = r->rank, .ranks = r->world,
-                                         .local_rank = r->local_rank}));
+        IV_TRY(vt->join(
+            t->ckpt_self,
+            &(iv_ckpt_group){.rank = r->rank, .ranks = r->world, .local_rank = r->local_rank}));
     t->ckpt = vt;
     return IV_OK;
 }
@@ -205,7 +205,8 @@ static iv_status new_id(iv_trainer *t)
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     if (!t->save_id) {
-        int64_t first = (int64_t)(((uint64_t)now.tv_sec * 1000000007u + (uint64_t)now.tv_nsec) >> 1);
+        int64_t first =
+            (int64_t)(((uint64_t)now.tv_sec * 1000000007u + (uint64_t)now.tv_nsec) >> 1);
         if (t->workers.comm->ranks.rank > 0) first = 0;
         if (iv__trainer_saves_together(t))
             IV_TRY(iv__comm_reduce(t->workers.comm, IV_COMM_MAX, &first, 1));

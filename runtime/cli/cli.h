@@ -52,13 +52,13 @@ enum {
 struct iv__cli {
     char **argv; /* of the process: what spawned ranks run */
     const iv__cli_command *command;
-    const char *arg[2]; /* positional */
+    const char *arg[3]; /* positional */
     int32_t n_args;
     bool json, verbose, help;
     int32_t rank;                                  /* of this process; named in faults unless 0 */
     bool quiet;                                    /* a rank that reports nothing but faults */
     const char *prompt, *checkpoint, *config_file; /* generate; NULL: not given */
-    int64_t tokens, top_k, seed;
+    int64_t tokens, top_k, seed, keep;
     double temperature;
     iv__cli_setting set[IV_CLI_MOST_SETTINGS];
     int32_t n_set;
@@ -134,6 +134,7 @@ typedef struct iv__cli_file {
 } iv__cli_file;
 /* The checkpoints in `dir` or in dir/checkpoints, by rising step; the caller frees *out.  0, or the
  * exit status after a line on stderr. */
+bool iv__cli_is_sharded(const char *path);
 int iv__cli_folder(const iv__cli *c, const char *dir, iv__cli_file **out, int64_t *out_n);
 
 /* ---- open.c ---- */

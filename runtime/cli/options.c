@@ -35,6 +35,8 @@ const iv__cli_option iv__cli_options[] = {
     {"--top-k", NULL, IV_CLI_GENERATE, IV_OPT_INT, AT(top_k), "K",
      "choose among the K most likely; 0: all (default 0)"},
     {"--seed", NULL, IV_CLI_GENERATE, IV_OPT_INT, AT(seed), "N", "seed of the choice (default 1)"},
+    {"--keep", NULL, IV_CLI_CKPT, IV_OPT_INT, AT(keep), "N",
+     "prune: the newest N stay, and the one that `last` names (default 1)"},
     {0},
 };
 
@@ -231,6 +233,7 @@ int iv__cli_parse(iv__cli *c, int argc, char **argv)
     c->tokens = 256;
     c->temperature = 0.8;
     c->seed = 1;
+    c->keep = 1;
     bool options = true;
     for (int i = 0; i < argc; ++i) {
         if (options && strcmp(argv[i], "--") == 0) {

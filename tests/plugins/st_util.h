@@ -87,7 +87,7 @@ static inline void close_plugin(void *self)
     iv__plugin_safetensors.fini(self);
 }
 
-static int make_folder(void **state)
+static inline int make_folder(void **state)
 {
     (void)state;
     /* In memory where that is possible: most of the time would be spent in flushing. */
@@ -96,7 +96,7 @@ static int make_folder(void **state)
     return mkdtemp(folder) ? 0 : -1;
 }
 
-static int remove_folder(void **state)
+static inline int remove_folder(void **state)
 {
     (void)state;
     char cmd[128];
@@ -105,7 +105,7 @@ static int remove_folder(void **state)
 }
 
 /* FOLDER/name; the text stays for the whole run. */
-static const char *in_folder(const char *name)
+static inline const char *in_folder(const char *name)
 {
     static char text[256][384];
     static int n;

@@ -314,8 +314,9 @@ static void test_failing_saves(void **state)
                      "out.checkpoint=%s",
                  plugins[i]);
         FAILS(IV_INVALID, "step-000000000004", fit(in(dir, settings), &t, NULL));
-        assert_int_equal(t.n, 0);
-        WORKS(fit(in(dir, GPT "train.max_steps=3 out.resume=last"), NULL, NULL));
+        /* An asynchronous one is known a step later, whose state is saved then. */
+        assert_true(t.n == (i == 1 && t.step > 4));
+        WORKS(fit(in(dir, GPT "train.max_steps=6 out.resume=last"), NULL, NULL));
     }
 }
 
