@@ -93,6 +93,10 @@ iv_status iv__comm_open(const char *spec, const iv_ranks *r, int64_t timeout_ns,
     iv__comm *c;
     IV_TRY(iv__calloc(1, sizeof(*c), "a communicator", &c));
     *c = (iv__comm){.ranks = *r, .timeout_ns = timeout_ns, .lost = -1, .name = "none"};
+    /* The name that a scheduler gives a node need not be known to it; on one node none is needed.
+     */
+    if (r->nodes == 1 && *r->address && strcmp(r->from[IV_RANK_ADDRESS], "MASTER_ADDR") != 0)
+        snprintf(c->ranks.address, sizeof(c->ranks.address), "127.0.0.1");
     iv_status s = iv__calloc(2 * r->world, sizeof(*c->messages), "messages", &c->messages);
     if (s == IV_OK)
         s = iv__calloc((int64_t)r->world * IV__COMM_WORDS, sizeof(*c->words), "words", &c->words);

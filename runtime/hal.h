@@ -133,8 +133,8 @@ typedef struct iv_impl {
 
 typedef enum iv_queue_kind { IV_QUEUE_COMPUTE, IV_QUEUE_COPY } iv_queue_kind;
 
-/* Where a CPU device works: numbers of the system's CPUs and NUMA nodes, borrowed until the backend
- * is closed. */
+/* Where a CPU device works: numbers of the system's CPUs and NUMA nodes.  A backend that needs them
+ * later copies them. */
 typedef struct iv_cpu_place {
     int32_t n_cpus, n_nodes;
     const int32_t *cpus, *nodes;

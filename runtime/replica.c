@@ -1,6 +1,8 @@
 /* replica.c: programs of a replica, its passes and the sums of them (see replica.h). */
 #include "trainer.h"
 
+#include "placement.h"
+
 /* ---- programs ---- */
 
 void iv__program_free(iv__program *p)
@@ -84,13 +86,36 @@ static iv_status program_for(iv_trainer *t, iv__replica *r, int64_t grains, iv__
 
 /* ---- opening ---- */
 
+/* A CPU device works on this rank's share of the machine, or on the NUMA node that it is named by;
+ * what drives another device stays near it. */
+static iv_status place_device(const iv_trainer *t, const char *name, iv__placement *out)
+{
+    const bool listed = strchr(iv_config_str(t->config, "device.devices"), ':') != NULL,
+               cpu = strncmp(name, "cpu:", 4) == 0;
+    const iv_ranks *r = &t->workers.comm->ranks;
+    if (!cpu && listed) return IV_OK;
+    IV_TRY(iv__placement_open(r,
+                              !cpu     ? IV_PLACE_GPU_RANK
+                              : listed ? IV_PLACE_NODES
+                                       : IV_PLACE_RANK,
+                              out));
+    if (!cpu) iv__placement_stay(out);
+    return IV_OK;
+}
+
 static iv_status open_device(const iv_trainer *t, const char *name, iv__device **out)
 {
     bool invariant = strcmp(iv_config_str(t->config, "numerics.mode"), "invariant") == 0;
+    iv__placement places = {0};
+    IV_TRY(place_device(t, name, &places));
     iv_backend_options o = {.threads = (int32_t)iv_config_int(t->config, "device.threads"),
                             .isa = iv__env(IV__ENV_ISA),
-                            .cache = iv__env(IV__ENV_CACHE)};
-    return iv__device_open(name, &o, invariant, out);
+                            .cache = iv__env(IV__ENV_CACHE),
+                            .n_places = places.n,
+                            .place = places.place};
+    iv_status s = iv__device_open(name, &o, invariant, out);
+    iv__placement_close(&places); /* the backend has a copy */
+    return s;
 }
 
 static iv_status open_all(iv_trainer *t, iv__replica *r, const char *device, iv__span range)

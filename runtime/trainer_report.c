@@ -1,6 +1,7 @@
 /* trainer_report.c: memory by category, the plan as text, and the list of devices. */
 #include "trainer.h"
 
+#include "placement.h"
 #include "registry.h"
 
 static int64_t program_bytes(const iv__program *p, int64_t *inputs, int64_t *temps)
@@ -106,18 +107,28 @@ static void describe(const iv__device *d, iv_device_entry *e)
 static iv_status list_backend(const char *kind, iv_device_entry **list, int64_t *n, int64_t *cap)
 {
     int32_t count = 0;
+    const iv_ranks alone = {.world = 1, .local_world = 1};
+    iv__placement nodes = {0};
     iv_status s = iv__device_count(kind, &count);
+    if (s == IV_OK && strcmp(kind, "cpu") == 0)
+        s = iv__placement_open(&alone, IV_PLACE_NODES, &nodes);
+    if (nodes.n > 0) count = nodes.n;
     for (int32_t i = 0; i < (s == IV_OK ? count : 1); ++i) {
-        IV_TRY(iv__reserve(list, cap, *n + 1, sizeof(**list), "devices"));
+        const iv_status grown = iv__reserve(list, cap, *n + 1, sizeof(**list), "devices");
+        if (grown != IV_OK) {
+            iv__placement_close(&nodes);
+            return grown;
+        }
         iv_device_entry *e = &(*list)[(*n)++];
         *e = (iv_device_entry){0};
         snprintf(e->name, sizeof(e->name), s == IV_OK ? "%s:%d" : "%s", kind, i);
         iv__device *d = NULL;
-        iv_backend_options o = {0};
+        const iv_backend_options o = {.n_places = nodes.n, .place = nodes.place};
         if (s == IV_OK && iv__device_open(e->name, &o, false, &d) == IV_OK) describe(d, e);
         else snprintf(e->why, sizeof(e->why), "%s", iv_error_message());
         iv__device_close(d);
     }
+    iv__placement_close(&nodes);
     return IV_OK;
 }
 

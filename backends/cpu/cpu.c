@@ -5,6 +5,7 @@
  * that the machine has, or the one INVAR_ISA names. */
 #include "cpu.h"
 
+#include "place.h"
 #include "team.h"
 
 #include <sched.h>
@@ -18,6 +19,9 @@
 typedef struct cpu_driver {
     const iv_host *host;
     int level, threads;
+    int32_t asked; /* threads that were asked for, or 0 */
+    int32_t n_places;
+    iv_cpu_place *places;
 } cpu_driver;
 
 typedef struct cpu_kernel {
@@ -26,7 +30,11 @@ typedef struct cpu_kernel {
     iv_program program;
 } cpu_kernel;
 
-static int drivers;         /* that are open */
+static int drivers; /* that are open */
+/* CPUs of the places of open devices, which the team works on. */
+static struct {
+    int32_t *cpus, n;
+} team_place;
 static const iv_host *host; /* set once by init; the host outlives every plugin */
 
 static iv_status cpu_init(const iv_host *h, const char *args, void **out_self)
@@ -93,7 +101,13 @@ static iv_status cpu_open(void *self, const iv_backend_options *o, void **out_dr
     if (!d) return host->fail(IV_NO_MEMORY, "opening the CPU backend");
     d->host = host;
     d->level = level;
-    d->threads = threads > 0 ? threads : usable_cores();
+    d->asked = threads;
+    d->n_places = o->n_places;
+    if (d->n_places > 0 && !(d->places = iv__place_copy(o->place, o->n_places))) {
+        free(d);
+        return host->fail(IV_NO_MEMORY, "opening the CPU backend");
+    }
+    d->threads = threads > 0 ? threads : d->n_places > 0 ? 1 : usable_cores();
     /* The team is one for the process: a second device shares it. */
     if (drivers++ == 0 && iv__team_open(d->threads) != 0)
         host->log(IV_LOG_WARN, "%d of %d threads could be started", iv__team_size(), d->threads);
@@ -104,24 +118,58 @@ static iv_status cpu_open(void *self, const iv_backend_options *o, void **out_dr
 
 static void cpu_close(void *drv)
 {
-    if (--drivers == 0) iv__team_close();
-    free(drv);
+    cpu_driver *d = drv;
+    if (--drivers == 0) {
+        iv__place_release();
+        iv__team_close();
+        free(team_place.cpus);
+        memset(&team_place, 0, sizeof(team_place));
+    }
+    free(d->places);
+    free(d);
 }
 
 static iv_status cpu_device_count(void *drv, int32_t *out_n)
 {
-    (void)drv;
-    *out_n = 1;
+    const cpu_driver *d = drv;
+    *out_n = d->n_places > 0 ? d->n_places : 1;
+    return IV_OK;
+}
+
+static bool is_in_team_place(int32_t cpu)
+{
+    for (int32_t i = 0; i < team_place.n; ++i)
+        if (team_place.cpus[i] == cpu) return true;
+    return false;
+}
+
+/* The team works on the places of all open devices. */
+static iv_status join_team_place(cpu_driver *d, const iv_cpu_place *p)
+{
+    int32_t *grown = realloc(team_place.cpus, (size_t)(team_place.n + p->n_cpus) * sizeof(*grown));
+    if (!grown) return host->fail(IV_NO_MEMORY, "opening a CPU device");
+    team_place.cpus = grown;
+    for (int32_t i = 0; i < p->n_cpus; ++i)
+        if (!is_in_team_place(p->cpus[i])) team_place.cpus[team_place.n++] = p->cpus[i];
+    const int threads = d->asked > 0 ? d->asked : team_place.n;
+    if (threads != iv__team_size() && iv__team_open(threads) != 0)
+        host->log(IV_LOG_WARN, "%d of %d threads could be started", iv__team_size(), threads);
+    iv__place_team(host, team_place.cpus, team_place.n);
+    d->threads = iv__team_size();
     return IV_OK;
 }
 
 static iv_status cpu_device_open(void *drv, int32_t index, void **out_dev)
 {
-    (void)index;
     cpu_driver *d = drv;
+    const iv_cpu_place *place = d->n_places > 0 ? &d->places[index] : NULL;
+    if (place) {
+        iv_status s = join_team_place(d, place);
+        if (s != IV_OK) return s;
+    }
     cpu_device *dev = calloc(1, sizeof(*dev));
     if (!dev) return host->fail(IV_NO_MEMORY, "opening a CPU device");
-    *dev = (cpu_device){.host = host, .level = d->level, .threads = d->threads};
+    *dev = (cpu_device){.host = host, .level = d->level, .threads = d->threads, .place = place};
     *out_dev = dev;
     return IV_OK;
 }
@@ -177,7 +225,8 @@ enum { PAGE = 4096, HUGE_PAGE = 2 << 20 };
 
 static iv_status cpu_mem_alloc(void *dev, int64_t bytes, iv_mem_kind kind, void **out_mem)
 {
-    (void)dev, (void)kind;
+    const iv_cpu_place *place = ((const cpu_device *)dev)->place;
+    (void)kind;
     size_t align = bytes >= HUGE_PAGE ? HUGE_PAGE : PAGE;
     size_t size = ((size_t)bytes + align - 1) / align * align;
     cpu_memory *m = calloc(1, sizeof(*m));
@@ -187,6 +236,7 @@ static iv_status cpu_mem_alloc(void *dev, int64_t bytes, iv_mem_kind kind, void 
         return host->fail(IV_NO_MEMORY, "the system has no %zu bytes", size);
     }
     if (align == HUGE_PAGE) madvise(m->ptr, size, MADV_HUGEPAGE); /* a hint: fewer TLB misses */
+    if (place && place->n_nodes > 0) iv__place_memory(m->ptr, size, place->nodes, place->n_nodes);
     m->bytes = bytes;
     *out_mem = m;
     return IV_OK;

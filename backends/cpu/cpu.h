@@ -23,6 +23,7 @@ typedef struct cpu_device {
     const iv_host *host;
     int level; /* instruction level in use */
     int threads;
+    const iv_cpu_place *place; /* of the driver, or NULL: nothing is bound */
 } cpu_device;
 
 typedef struct cpu_memory {

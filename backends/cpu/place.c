@@ -14,6 +14,10 @@
 /* Of linux/mempolicy.h, which need not be installed. */
 enum { POLICY_PREFERRED = 1, POLICY_INTERLEAVE = 3, POLICY_MOVE = 1 << 1, MOST_NODES = 1024 };
 
+/* What the process could use before it was bound. */
+static cpu_set_t before;
+static bool is_bound;
+
 typedef struct binding {
     const int32_t *cpus;
     int32_t n;
@@ -45,8 +49,23 @@ void iv__place_team(const iv_host *host, const int32_t *cpus, int32_t n)
         if (host->env(theirs[i])) return;
     binding b = {cpus, n};
     if (n < 1) return;
+    if (!is_bound) is_bound = sched_getaffinity(0, sizeof(before), &before) == 0;
     if (iv__team_size() == 1) bind_thread(cpus, n);
     else iv__team_for(iv__team_size(), 1, bind_part, &b);
+}
+
+static void release_part(void *arg, int64_t begin, int64_t end, int thread)
+{
+    (void)arg, (void)begin, (void)end, (void)thread;
+    (void)sched_setaffinity(0, sizeof(before), &before);
+}
+
+void iv__place_release(void)
+{
+    if (!is_bound) return;
+    release_part(NULL, 0, 0, 0);
+    iv__team_for(iv__team_size(), 1, release_part, NULL);
+    is_bound = false;
 }
 
 void iv__place_memory(void *ptr, size_t bytes, const int32_t *nodes, int32_t n)
