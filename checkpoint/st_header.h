@@ -9,8 +9,8 @@
  * Checksums are XXH3 with 64 bits and seed 0, as 16 lower-case hexadecimal digits.  "invar.xxh3"
  * holds those of the tensors' bytes in order of their offsets, separated by one space.
  * "invar.header_xxh3" is that of the first 8+N bytes with its own digits taken as '0'; it always
- * stands first.  The two come together or not at all: a file with neither was made by another
- * program and is read unverified.
+ * stands first.  The two come together or not at all: a file with neither and without any
+ * other key "invar.*" was made by another program and is read unverified.
  */
 #ifndef IV_ST_HEADER_H
 #define IV_ST_HEADER_H

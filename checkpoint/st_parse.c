@@ -293,10 +293,25 @@ static iv_status check_layout(const iv__io_job *j, iv__st_header *h, uint64_t da
 
 /* ---- the header's own checksum ---- */
 
+/* A file of another program has no checksums.  One of ours that has lost both must not pass for
+ * one.
+ */
+static iv_status check_foreign(const iv__io_job *j, const iv__st_header *h)
+{
+    for (int64_t i = 0; i < h->n_meta; ++i)
+        if (strncmp(h->meta[i].key, "invar.", 6) == 0)
+            return iv__io_fail(j, IV_CORRUPT,
+                               "the header has the metadata key \"%.100s\" but no checksums [hint: "
+                               "the file is damaged, or another program rewrote it and kept "
+                               "metadata keys that begin with \"invar.\", which it must drop]",
+                               h->meta[i].key);
+    return IV_OK;
+}
+
 static iv_status check_self(const iv__io_job *j, unsigned char *text, size_t bytes,
                             const iv__st_header *h, const char *self)
 {
-    if (!h->sums && !self) return IV_OK;
+    if (!h->sums && !self) return check_foreign(j, h);
     if (!h->sums || !self)
         return iv__io_fail(j, IV_CORRUPT, "the header has \"%s\" but not \"%s\"",
                            self ? IV__ST_SELF : IV__ST_SUMS, self ? IV__ST_SUMS : IV__ST_SELF);

@@ -390,13 +390,13 @@ static const iv__io_calls mf_calls = {.open = mf_open,
 
 /* ---- states after a crash ---- */
 
-static void mf_free(mf_fs *fs)
+static inline void mf_free(mf_fs *fs)
 {
     for (int i = 0; i < fs->n_inodes; ++i) free(fs->inodes[i].data);
     memset(fs, 0, sizeof(*fs));
 }
 
-static void mf_copy(mf_fs *dst, const mf_fs *src)
+static inline void mf_copy(mf_fs *dst, const mf_fs *src)
 {
     mf_free(dst);
     *dst = *src;
@@ -408,7 +408,7 @@ static void mf_copy(mf_fs *dst, const mf_fs *src)
     }
 }
 
-static uint64_t mf_next(uint64_t *state) /* xorshift64* */
+static inline uint64_t mf_next(uint64_t *state) /* xorshift64* */
 {
     *state ^= *state >> 12;
     *state ^= *state << 25;
@@ -417,7 +417,7 @@ static uint64_t mf_next(uint64_t *state) /* xorshift64* */
 }
 
 /* Whether a flush after op i and before op n makes it certain. */
-static bool mf_certain(int i, int n)
+static inline bool mf_certain(int i, int n)
 {
     const mf_op *o = &mf.ops[i];
     char parent[MF_PATH], to[MF_PATH] = "";
@@ -433,7 +433,7 @@ static bool mf_certain(int i, int n)
 }
 
 /* A write of which some sectors arrived. */
-static void mf_tear(mf_inode *f, const mf_op *o, uint64_t *random)
+static inline void mf_tear(mf_inode *f, const mf_op *o, uint64_t *random)
 {
     const uint64_t how = mf_next(random) % 4;
     const size_t cut = mf_next(random) % (o->n / MF_SECTOR + 1) * MF_SECTOR;
@@ -452,7 +452,7 @@ static void mf_tear(mf_inode *f, const mf_op *o, uint64_t *random)
 }
 
 /* Which of the first n operations are names (make, rename, unlink) that are not certain. */
-static int mf_loose_names(int n, int out[MF_OPS])
+static inline int mf_loose_names(int n, int out[MF_OPS])
 {
     int count = 0;
     for (int i = 0; i < n; ++i) {
@@ -464,7 +464,7 @@ static int mf_loose_names(int n, int out[MF_OPS])
 }
 
 /* How many of the first n operations are writes that are not certain. */
-static int mf_loose_writes(int n)
+static inline int mf_loose_writes(int n)
 {
     int count = 0;
     for (int i = 0; i < n; ++i) count += mf.ops[i].kind == MF_WRITE && !mf_certain(i, n);
@@ -472,7 +472,7 @@ static int mf_loose_writes(int n)
 }
 
 /* Names below folders that are not there are not there. */
-static void mf_drop_unreachable(mf_fs *fs)
+static inline void mf_drop_unreachable(mf_fs *fs)
 {
     for (bool again = true; again;) {
         again = false;
@@ -491,8 +491,8 @@ static void mf_drop_unreachable(mf_fs *fs)
 /* The state `fs` after a crash when n operations had been issued on `base`.  names: a bit for each
  * of the loose names (mf_loose_names), whether it happened.  data: 0 no loose write happened, 1
  * all, 2 each as it falls. */
-static void mf_crash(mf_fs *fs, const mf_fs *base, const mf_fs *live, int n, uint64_t names,
-                     int data, uint64_t *random)
+static inline void mf_crash(mf_fs *fs, const mf_fs *base, const mf_fs *live, int n, uint64_t names,
+                            int data, uint64_t *random)
 {
     int loose[MF_OPS];
     const int n_loose = mf_loose_names(n, loose);
