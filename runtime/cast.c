@@ -69,7 +69,7 @@ static iv_status derive(caster *c, int32_t v, iv_dtype t, const iv__node *like, 
                        .node = -1,
                        .grad = -1,
                        .updates = -1,
-                       .batch = g->values[v].batch,
+                       .samples = g->values[v].samples,
                        .name = name};
     IV_TRY(iv__reserve(&g->values, &g->cap_values, g->n_values + 1, sizeof(*g->values), "values"));
     int32_t id = (int32_t)g->n_values++;

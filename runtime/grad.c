@@ -64,13 +64,13 @@ void iv__gradient_add(iv_graph *g, int32_t v, iv_value d)
     bool full = g->values[v].role == IV_ROLE_PARAM;
     g->values[d.id].full |= full;
     /* The gradient of samples is one per sample, also where it is a constant (of a bare sum). */
-    g->values[d.id].batch |= g->values[v].batch;
+    if (!g->values[d.id].samples) g->values[d.id].samples = g->values[v].samples;
     int32_t old = g->values[v].grad;
     if (old >= 0) {
         d = iv_add(g, (iv_value){old}, d);
         if (d.id < 0) return;
         g->values[d.id].full |= full;
-        g->values[d.id].batch |= g->values[v].batch;
+        if (!g->values[d.id].samples) g->values[d.id].samples = g->values[v].samples;
     }
     g->values[v].grad = d.id;
 }

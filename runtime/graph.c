@@ -124,7 +124,7 @@ iv_value iv__value_add(iv_graph *g, iv__role role, const char *name, iv_dtype t,
                    .grad = -1,
                    .updates = -1,
                    .init = init,
-                   .batch = role == IV_ROLE_INPUT && s.rank > 0,
+                   .samples = role == IV_ROLE_INPUT && s.rank > 0,
                    .name = iv__graph_name(g, "%s", name)};
     return (iv_value){append_value(g, &v)};
 }

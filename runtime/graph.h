@@ -36,7 +36,7 @@ typedef struct iv__value {
     int32_t grad;       /* value of d(loss)/d(this), or -1 */
     int32_t updates;    /* STATE: sum over the grains of the statistic that it follows, or -1 */
     double rate;        /* STATE: how fast: r = (1 - rate) r + rate (sum / grains) */
-    bool batch;         /* dimension 0 runs over samples (or over rows in sample order) */
+    int8_t samples;     /* 0: none; d: dimension d - 1 runs over samples, or rows in their order */
     int32_t summand_of; /* PARAM: 0, or 1 + the parameter whose gradient this one's is a part of */
     bool full;        /* keeps the full type under casting: a parameter's gradient or part of one */
     iv_init init;     /* PARAM, STATE */
@@ -63,6 +63,7 @@ enum {
     IV_A_LENGTH = 2, /* SLICE: length of the range; PAD: size of the result */
     IV_A_MASK = 0,   /* SUM, MAX: bit per reduced axis */
     IV_A_KEEP = 1,   /* SUM, MAX: reduced dimensions stay as 1 */
+    IV_A_FIRST = 2,  /* SUM: `samples` of the input: counts first in the order of the sum */
     IV_A_TA = 0,
     IV_A_TB = 1,     /* MATMUL: transposed operands */
     IV_A_IGNORE = 0, /* XENT, XENT_GRAD */

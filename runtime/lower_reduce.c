@@ -1,9 +1,9 @@
 /* lower_reduce.c: SUM and MAX over any dimensions as launches of kernels/reduce.k.
  *
- * The dimensions are sorted into kept and reduced ones, each in order, and neighbours that lie in
- * memory as one are merged.  Then two kernels give the same bits: rows (lanes along the reduced
- * elements) and cols (lanes along neighbouring outputs); the one whose lanes lie side by side is
- * taken. */
+ * The dimensions are sorted into kept and reduced ones, each in order, but that of the samples
+ * first of the reduced ones: a grain is then a range of the sum.  Neighbours that lie in memory as
+ * one are merged.  Then two kernels give the same bits: rows (lanes along the reduced elements) and
+ * cols (lanes along neighbouring outputs); the one whose lanes lie side by side is taken. */
 #include "lower_emit.h"
 
 #define MAX_DIMS 3 /* of a kind, that the kernels take */
@@ -42,10 +42,12 @@ static void dims_params(const dims *d, int64_t *p)
 
 static void dims_split(const iv__node *n, const iv__view *x, dims *kept, dims *reduced)
 {
+    const int32_t first = (int32_t)n->attr[IV_A_FIRST] - 1;
     kept->count = reduced->count = 1;
+    if (first >= 0) dims_add(reduced, x->shape.dim[first], x->stride[first]);
     for (int32_t i = 0; i < x->shape.rank; ++i) {
         const bool is_reduced = ((n->attr[IV_A_MASK] >> i) & 1) != 0;
-        dims_add(is_reduced ? reduced : kept, x->shape.dim[i], x->stride[i]);
+        if (i != first) dims_add(is_reduced ? reduced : kept, x->shape.dim[i], x->stride[i]);
     }
 }
 

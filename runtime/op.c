@@ -1,6 +1,6 @@
 /* op.c: the table of operators (from ops.def and elem.def) and their shape rules.
  *
- * A rule checks its inputs and sets shape, element type and sample-wise-ness (`batch`) of the
+ * A rule checks its inputs and sets shape, element type and the dimension of the samples of the
  * outputs. The types here are those of the uncast graph; cast.c sets the final ones. */
 #include "graph.h"
 #include "grad.h"
@@ -32,6 +32,18 @@ static iv_status need_rank(const iv__value *v, int32_t least, int32_t most)
     return IV_OK;
 }
 
+/* Operators that take rows as they lie find the grains only where the samples come first. */
+static iv_status need_samples_first(const iv_graph *g, const iv__value *v)
+{
+    char t[128];
+    if (g->grains > 1 && v->samples > 1)
+        IV_FAIL(IV_INVALID,
+                "shape %s: the samples are dimension %d and would not be kept apart for the %lld "
+                "grains [hint: iv_transpose them to the front, or --grains 1]",
+                iv__shape_text(&v->shape, t, sizeof(t)), v->samples - 1, (long long)g->grains);
+    return IV_OK;
+}
+
 static int64_t last_dim(const iv__value *v)
 {
     return v->shape.rank ? v->shape.dim[v->shape.rank - 1] : 1;
@@ -41,7 +53,7 @@ static void like(iv__value *out, const iv__value *src)
 {
     out->dtype = src->dtype;
     out->shape = src->shape;
-    out->batch = src->batch;
+    out->samples = src->samples;
 }
 
 RULE(same)
@@ -76,8 +88,10 @@ RULE(elementwise)
                 return mismatch(IN(0), b, "cannot be broadcast together");
             r.dim[r.rank - i] = da == 1 ? db : da;
         }
-        /* Sample-wise if an input is, and its sample dimension is the result's. */
-        out[0].batch = (out[0].batch && a.rank == r.rank) || (b->batch && b->shape.rank == r.rank);
+        /* The outer one, should an input vary with the samples along another dimension. */
+        const int32_t sa = out[0].samples ? out[0].samples + r.rank - a.rank : INT8_MAX;
+        const int32_t sb = b->samples ? b->samples + r.rank - b->shape.rank : INT8_MAX;
+        out[0].samples = (int8_t)(IV_MIN2(sa, sb) == INT8_MAX ? 0 : IV_MIN2(sa, sb));
         out[0].shape = r;
         if (b->dtype == IV_F64) out[0].dtype = IV_F64;
     }
@@ -88,6 +102,21 @@ RULE(elements)
 {
     (void)g, (void)n, (void)out;
     IV_FAIL(IV_INTERNAL, "made by fusion only");
+}
+
+/* Where the samples of x are in shape s: the dimension that as many elements lie before.  Its rows
+ * are in sample order whether it is cut finer or coarser; 0: they are mixed with what came before.
+ */
+static int8_t samples_after_reshape(const iv__value *x, const iv_shape *s)
+{
+    int64_t before = 1, passed = 1;
+    for (int32_t i = 0; i + 1 < x->samples; ++i) before *= x->shape.dim[i];
+    const bool one = x->shape.dim[x->samples - 1] == 1;
+    int8_t found = 0; /* a dimension of 1 before the samples' is not theirs */
+    for (int32_t i = 0; i < s->rank && passed <= before; passed *= s->dim[i++])
+        if (passed == before && (!found || (!one && s->dim[found - 1] == 1)))
+            found = (int8_t)(i + 1);
+    return found;
 }
 
 RULE(reshape)
@@ -107,9 +136,8 @@ RULE(reshape)
                 iv__shape_text(&IN(0)->shape, ta, sizeof(ta)), iv__shape_text(&s, tb, sizeof(tb)));
     like(&out[0], IN(0));
     out[0].shape = s;
-    /* Rows stay in sample order as long as the new first dimension is at least as fine as the
-     * samples or the old one was cut finer; both keep whole samples contiguous. */
-    out[0].batch = IN(0)->batch && s.rank > 0;
+    out[0].samples = IN(0)->samples ? samples_after_reshape(IN(0), &s) : 0;
+    if (IN(0)->samples && !out[0].samples) return need_samples_first(g, IN(0));
     return IV_OK;
 }
 
@@ -124,8 +152,8 @@ RULE(transpose)
             IV_FAIL(IV_INVALID, "axis %lld is not one of %d, each once", (long long)a, s->rank);
         seen |= 1u << a;
         out[0].shape.dim[i] = s->dim[a];
+        if (a + 1 == IN(0)->samples) out[0].samples = (int8_t)(i + 1);
     }
-    out[0].batch = IN(0)->batch && n->attr[IV_A_AXES] == 0;
     return IV_OK;
 }
 
@@ -148,7 +176,7 @@ RULE(slice)
                 (long long)(start + length), (long long)size);
     like(&out[0], IN(0));
     out[0].shape.dim[axis] = length;
-    out[0].batch = IN(0)->batch && axis != 0;
+    if (axis + 1 == IN(0)->samples) out[0].samples = 0;
     return IV_OK;
 }
 
@@ -156,7 +184,7 @@ RULE(pad)
 {
     like(&out[0], IN(0));
     out[0].shape.dim[n->attr[IV_A_AXIS]] = n->attr[IV_A_LENGTH];
-    out[0].batch = IN(0)->batch && n->attr[IV_A_AXIS] != 0;
+    if (n->attr[IV_A_AXIS] + 1 == IN(0)->samples) out[0].samples = 0;
     return IV_OK;
 }
 
@@ -170,7 +198,7 @@ RULE(broadcast)
     for (int32_t i = 1; i <= a->rank; ++i)
         if (i > s.rank || (a->dim[a->rank - i] != 1 && a->dim[a->rank - i] != s.dim[s.rank - i]))
             return mismatch(IN(0), &out[0], "cannot be broadcast to the second");
-    out[0].batch = IN(0)->batch && a->rank == s.rank;
+    if (IN(0)->samples) out[0].samples = (int8_t)(IN(0)->samples + s.rank - a->rank);
     return IV_OK;
 }
 
@@ -188,9 +216,9 @@ RULE(concat)
             IV_FAIL(IV_INVALID, "joining %s and %s", iv_dtype_name(IN(0)->dtype),
                     iv_dtype_name(IN(k)->dtype));
         out[0].shape.dim[axis] += IN(k)->shape.dim[axis];
-        out[0].batch |= IN(k)->batch;
+        if (!out[0].samples) out[0].samples = IN(k)->samples;
     }
-    out[0].batch &= axis != 0;
+    if (axis + 1 == out[0].samples) out[0].samples = 0;
     return IV_OK;
 }
 
@@ -203,13 +231,17 @@ RULE(reduce)
     if (mask >> a->rank)
         IV_FAIL(IV_INVALID, "axes mask 0x%llx of a tensor of rank %d", (long long)mask, a->rank);
     out[0].shape.rank = 0;
+    out[0].samples = 0;
     for (int32_t i = 0; i < a->rank; ++i) {
-        bool reduced = mask >> i & 1;
+        const bool reduced = mask >> i & 1, samples = i + 1 == IN(0)->samples;
         if (!reduced || n->attr[IV_A_KEEP])
             out[0].shape.dim[out[0].shape.rank++] = reduced ? 1 : a->dim[i];
+        if (samples && !reduced) out[0].samples = (int8_t)out[0].shape.rank;
+        if (samples && reduced && n->op == IV_OP_SUM) {
+            n->segments = true;
+            n->attr[IV_A_FIRST] = i + 1;
+        }
     }
-    n->segments = IN(0)->batch && (mask & 1) && n->op == IV_OP_SUM;
-    out[0].batch = IN(0)->batch && !(mask & 1);
     return IV_OK;
 }
 
@@ -238,9 +270,12 @@ RULE(matmul)
     out[0].shape.dim[ra - 2] = m;
     out[0].shape.dim[ra - 1] = cols;
     if (b->dtype == IV_F64) out[0].dtype = IV_F64;
-    /* A contraction over the sample dimension is a sum over samples. */
-    n->segments = ra == 2 && ((ta && a->batch) || (rb == 2 && !tb && b->batch));
-    if (ra == 2) out[0].batch = a->batch && !ta;
+    /* A contraction over the samples' dimension is a sum over samples. */
+    n->segments = a->samples == ra - ta || b->samples == rb - 1 + tb;
+    if (a->samples == ra - ta) out[0].samples = 0;
+    if (a->samples == ra - 1 + ta) out[0].samples = (int8_t)(ra - 1);
+    if (!out[0].samples && b->samples == rb - tb) out[0].samples = (int8_t)ra;
+    if (!out[0].samples && b->samples < rb - 1) out[0].samples = b->samples;
     return IV_OK;
 }
 
@@ -252,6 +287,7 @@ RULE(xent)
     if (t->dtype != IV_I32) IV_FAIL(IV_INVALID, "targets are i32, got %s", iv_dtype_name(t->dtype));
     if (iv_shape_count(&t->shape) * last_dim(x) != iv_shape_count(&x->shape))
         return mismatch(x, t, "logits are [..., classes], targets [...]");
+    IV_TRY(need_samples_first(g, x));
     for (int k = 0; k < 2; ++k) {
         like(&out[k], x);
         out[k].shape = IV_SHAPE(iv_shape_count(&t->shape));
@@ -279,6 +315,7 @@ RULE(layernorm)
     IV_TRY(need_rank(IN(0), 1, IV_MAX_RANK));
     IV_TRY(norm_params(IN(0), IN(1), last_dim(IN(0))));
     IV_TRY(norm_params(IN(0), IN(2), last_dim(IN(0))));
+    IV_TRY(need_samples_first(g, IN(0)));
     like(&out[0], IN(0));
     rows_stat(&out[1], IN(0));
     rows_stat(&out[2], IN(0));
@@ -290,6 +327,7 @@ RULE(rmsnorm)
     IV_TRY(need_float(IN(0)));
     IV_TRY(need_rank(IN(0), 1, IV_MAX_RANK));
     IV_TRY(norm_params(IN(0), IN(1), last_dim(IN(0))));
+    IV_TRY(need_samples_first(g, IN(0)));
     like(&out[0], IN(0));
     rows_stat(&out[1], IN(0));
     return IV_OK;
@@ -301,11 +339,12 @@ RULE(norm_wgrad)
         out[k].dtype = IN(1)->dtype;
         out[k].shape = IV_SHAPE(last_dim(IN(1)));
     }
-    n->segments = IN(1)->batch;
+    n->segments = IN(1)->samples != 0;
     return IV_OK;
 }
 
-/* Statistics are per grain: [grains, channels]. */
+/* Statistics are per grain: [grains, channels].  Dimension 0 are the samples, whatever it was
+ * before. */
 RULE(batchnorm)
 {
     IV_TRY(need_float(IN(0)));
@@ -351,6 +390,7 @@ RULE(embedding)
     IV_TRY(need_rank(w, 2, 2));
     if (ids->dtype != IV_I32) IV_FAIL(IV_INVALID, "ids are i32, got %s", iv_dtype_name(ids->dtype));
     IV_TRY(need_rank(ids, 1, IV_MAX_RANK - 1));
+    IV_TRY(need_samples_first(g, ids));
     like(&out[0], ids);
     out[0].dtype = w->dtype;
     out[0].shape.dim[out[0].shape.rank++] = w->shape.dim[1];
@@ -361,7 +401,7 @@ RULE(embedding_grad)
 {
     out[0].dtype = IN(0)->dtype;
     out[0].shape = IV_SHAPE(n->attr[IV_A_VOCAB], last_dim(IN(0)));
-    n->segments = IN(0)->batch;
+    n->segments = IN(0)->samples != 0;
     return IV_OK;
 }
 
@@ -417,6 +457,7 @@ RULE(conv2d)
         return mismatch(x, w,
                         "channels and groups do not fit: x [N,C,H,W], weight [O,C/groups,KH,KW]");
     if (n->n_in == 3) IV_TRY(norm_params(w, IN(2), w->shape.dim[0]));
+    IV_TRY(need_samples_first(g, x));
     like(&out[0], x);
     out[0].shape.dim[1] = w->shape.dim[0];
     for (int k = 0; k < 2; ++k)
@@ -438,7 +479,7 @@ RULE(conv2d_wgrad)
     out[0].dtype = IN(0)->dtype;
     out[0].shape = IV_SHAPE(IN(0)->shape.dim[1], IN(1)->shape.dim[1] / n->attr[IV_A_GROUPS],
                             n->attr[IV_A_SRC], n->attr[IV_A_SRC + 1]);
-    n->segments = IN(0)->batch;
+    n->segments = IN(0)->samples != 0;
     return IV_OK;
 }
 

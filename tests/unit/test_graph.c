@@ -423,15 +423,15 @@ static void test_poisoned(void **state)
 
 /* ---- shapes ---- */
 
-static void shape_is(iv_graph *g, iv_value v, const char *want, bool batch)
+static void shape_is(iv_graph *g, iv_value v, const char *want, int samples)
 {
     char text[128];
     iv_shape s = iv_value_shape(g, v);
     if (v.id < 0) fail_msg("%s: %s", want, g->error);
     iv__shape_text(&s, text, sizeof(text));
     if (strcmp(text, want) != 0) fail_msg("shape %s, expected %s", text, want);
-    if (g->values[v.id].batch != batch)
-        fail_msg("shape %s: %s samples", want, batch ? "does not know its" : "is not over");
+    if (g->values[v.id].samples != samples)
+        fail_msg("shape %s: samples %d, expected %d", want, g->values[v.id].samples, samples);
 }
 
 static void test_shapes(void **state)
@@ -439,30 +439,63 @@ static void test_shapes(void **state)
     (void)state;
     iv_graph *g = new_graph();
     iv_value x = in(g, S(4, 3, 5)), w = iv_param(g, "w", S(5, 7), zeros);
-    shape_is(g, iv_add(g, x, in(g, S(1, 1))), "[4,3,5]", true);
-    shape_is(g, iv_add(g, iv_param(g, "p", S(2, 1, 1, 5), zeros), x), "[2,4,3,5]", false);
-    shape_is(g, iv_matmul(g, x, w, false, false), "[4,3,7]", true);
-    shape_is(g, iv_matmul(g, x, x, true, false), "[4,5,5]", true);
+    shape_is(g, iv_add(g, x, in(g, S(1, 1))), "[4,3,5]", 1);
+    shape_is(g, iv_add(g, iv_param(g, "p", S(2, 1, 1, 5), zeros), x), "[2,4,3,5]", 2);
+    shape_is(g, iv_matmul(g, x, w, false, false), "[4,3,7]", 1);
+    shape_is(g, iv_matmul(g, x, x, true, false), "[4,5,5]", 1);
     shape_is(g, iv_matmul(g, iv_reshape(g, x, S(-1, 5)), iv_reshape(g, x, S(-1, 5)), true, false),
-             "[5,5]", false);
-    shape_is(g, iv_transpose(g, x, (int32_t[]){0, -1, 1}), "[4,5,3]", true);
-    shape_is(g, iv_transpose(g, x, (int32_t[]){1, 0, 2}), "[3,4,5]", false);
-    shape_is(g, iv_slice(g, x, -1, 1, 2), "[4,3,2]", true);
-    shape_is(g, iv_slice(g, x, 0, 1, 2), "[2,3,5]", false);
-    shape_is(g, iv_concat(g, (iv_value[]){x, x}, 2, -2), "[4,6,5]", true);
-    shape_is(g, iv_sum(g, x, 0, false), "[]", false);
-    shape_is(g, iv_sum(g, x, 2 + 4, false), "[4]", true);
-    shape_is(g, iv_max(g, x, 1, true), "[1,3,5]", false);
-    shape_is(g, iv_broadcast(g, x, S(2, 4, 3, 5)), "[2,4,3,5]", false);
-    shape_is(g, iv_embedding(g, w, ids(g, S(4, 9))), "[4,9,7]", true);
-    shape_is(g, iv_cross_entropy_rows(g, x, ids(g, S(4, 3)), -1), "[12]", true);
+             "[5,5]", 0);
+    shape_is(g, iv_transpose(g, x, (int32_t[]){0, -1, 1}), "[4,5,3]", 1);
+    shape_is(g, iv_transpose(g, x, (int32_t[]){1, 0, 2}), "[3,4,5]", 2);
+    iv_value turned = iv_transpose(g, x, (int32_t[]){1, 2, 0});
+    shape_is(g, turned, "[3,5,4]", 3);
+    shape_is(g, iv_reshape(g, turned, S(15, 1, 2, 2)), "[15,1,2,2]", 3);
+    shape_is(g, iv_reshape(g, turned, S(6, 10)), "[6,10]", 0);
+    shape_is(g, iv_reshape(g, x, S(1, 12, 5)), "[1,12,5]", 2);
+    shape_is(g, iv_sum(g, turned, 1, false), "[5,4]", 2);
+    shape_is(g, iv_sum(g, turned, 4, true), "[3,5,1]", 0);
+    shape_is(g, iv_mul(g, iv_reshape(g, turned, S(15, 4)), in(g, S(4))), "[15,4]", 2);
+    shape_is(g, iv_matmul(g, iv_param(g, "r", S(3, 2, 5), zeros), turned, false, false), "[3,2,4]",
+             3);
+    shape_is(g, iv_slice(g, x, -1, 1, 2), "[4,3,2]", 1);
+    shape_is(g, iv_slice(g, x, 0, 1, 2), "[2,3,5]", 0);
+    shape_is(g, iv_concat(g, (iv_value[]){x, x}, 2, -2), "[4,6,5]", 1);
+    shape_is(g, iv_sum(g, x, 0, false), "[]", 0);
+    shape_is(g, iv_sum(g, x, 2 + 4, false), "[4]", 1);
+    shape_is(g, iv_max(g, x, 1, true), "[1,3,5]", 0);
+    shape_is(g, iv_broadcast(g, x, S(2, 4, 3, 5)), "[2,4,3,5]", 2);
+    shape_is(g, iv_embedding(g, w, ids(g, S(4, 9))), "[4,9,7]", 1);
+    shape_is(g, iv_cross_entropy_rows(g, x, ids(g, S(4, 3)), -1), "[12]", 1);
     iv_value image = in(g, S(2, 4, 9, 10)), k = iv_param(g, "k", S(6, 2, 3, 2), zeros);
     iv_window s = {{3, 2}, {2, 3}, {1, 0}};
-    shape_is(g, iv_conv2d(g, image, k, NULL, s, 2), "[2,6,5,3]", true);
-    shape_is(g, iv_max_pool2d(g, image, s), "[2,4,5,3]", true);
+    shape_is(g, iv_conv2d(g, image, k, NULL, s, 2), "[2,6,5,3]", 1);
+    shape_is(g, iv_max_pool2d(g, image, s), "[2,4,5,3]", 1);
     assert_int_equal(iv_graph_status(g), IV_OK);
     assert_int_equal(iv_dropout(g, x, 0).id, x.id);
     iv_graph_free(g);
+}
+
+/* With grains, what would mix the samples of a grain with others' is refused; what keeps them is
+ * not. */
+static void test_samples_are_kept_apart(void **state)
+{
+    (void)state;
+    for (int k = 0; k < 5; ++k) {
+        iv_graph *g = new_graph();
+        iv_graph_set_grains(g, k == 4 ? 1 : 4);
+        iv_value x = iv_transpose(g, in(g, S(4, 3, 5)), (int32_t[]){1, 0, 2});
+        iv_value w = iv_param(g, "w", S(5), zeros);
+        iv_sum(g, iv_tanh(g, iv_matmul(g, x, iv_param(g, "m", S(5, 2), zeros), false, false)), 0,
+               false);
+        assert_int_equal(iv_graph_status(g), IV_OK);
+        if (k == 0 || k == 4) iv_reshape(g, x, S(12, 5));
+        if (k == 1 || k == 4) iv_layernorm(g, x, w, w, 1e-5);
+        if (k == 2 || k == 4) iv_rmsnorm(g, x, w, 1e-5);
+        if (k == 3 || k == 4) iv_cross_entropy_rows(g, x, ids(g, S(3, 4)), -1);
+        assert_int_equal(iv_graph_status(g), k == 4 ? IV_OK : IV_INVALID);
+        if (k < 4) assert_non_null(strstr(iv_error_message(), "samples are dimension 1"));
+        iv_graph_free(g);
+    }
 }
 
 /* ---- names, pruning, differentiation ---- */
@@ -535,9 +568,10 @@ static void test_differentiate(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_mistakes), cmocka_unit_test(test_poisoned),
-        cmocka_unit_test(test_shapes),   cmocka_unit_test(test_names),
-        cmocka_unit_test(test_prune),    cmocka_unit_test(test_differentiate),
+        cmocka_unit_test(test_mistakes),      cmocka_unit_test(test_poisoned),
+        cmocka_unit_test(test_shapes),        cmocka_unit_test(test_samples_are_kept_apart),
+        cmocka_unit_test(test_names),         cmocka_unit_test(test_prune),
+        cmocka_unit_test(test_differentiate),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
