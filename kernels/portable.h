@@ -353,6 +353,20 @@ IV_FN u16 iv_to_f16(f32 x)
     r = a > 0x7f800000u ? (0x7e00u | ((a >> 13) & 0x1ffu)) : r;
     return (u16)(r | s);
 }
+#ifdef IV_HAS_F64
+/* f64 -> f32 on the way to a 16-bit type: towards zero, and odd where that is not exact.  f32 has enough
+ * bits more than those that rounding the result is rounding x once. */
+IV_FN f32 iv_narrow(f64 x)
+{
+    const f32 r = (f32)x;
+    const f64 back = (f64)r;
+    const u32 u = IV_AS_U32(r);
+    const u64 past = (IV_AS_U64(back) << 1) > (IV_AS_U64(x) << 1); /* |back| > |x| */
+    return IV_AS_F32(back == x || x != x ? u : ((u - (u32)past) | 1u));
+}
+#endif
+#define iv_narrow_f(x) ((f32)(x))
+#define iv_narrow_d(x) iv_narrow((f64)(x))
 #define iv_ld_f(b, i) ((b)[i])
 #define iv_ld_d(b, i) ((b)[i])
 #define iv_ld_b(b, i) iv_from_bf16((b)[i])
@@ -362,8 +376,8 @@ IV_FN u16 iv_to_f16(f32 x)
 #define iv_ld_w(b, i) ((b)[i])
 #define iv_st_to_f(v) ((f32)(v))
 #define iv_st_to_d(v) ((f64)(v))
-#define iv_st_to_b(v) iv_to_bf16((f32)(v))
-#define iv_st_to_h(v) iv_to_f16((f32)(v))
+#define iv_st_to_b(v) iv_to_bf16(IV_CAT(iv_narrow_, A)(v))
+#define iv_st_to_h(v) iv_to_f16(IV_CAT(iv_narrow_, A)(v))
 #define iv_st_to_i(v) (v)
 #define iv_st_to_u(v) (v)
 #define iv_st_to_w(v) (v)
@@ -379,8 +393,8 @@ IV_FN u16 iv_to_f16(f32 x)
 #define ROUND(T, x) IV_CAT(iv_round_, T)(x)
 #define iv_round_f(x) (x)
 #define iv_round_d(x) (x)
-#define iv_round_b(x) iv_from_bf16(iv_to_bf16(x))
-#define iv_round_h(x) iv_from_f16(iv_to_f16(x))
+#define iv_round_b(x) iv_from_bf16(iv_st_to_b(x))
+#define iv_round_h(x) iv_from_f16(iv_st_to_h(x))
 
 /* ---- arithmetic of the computing type A (defined per instance as f or d) ---- */
 #define AT IV_TYPE(A)            /* the C type of A */

@@ -4,7 +4,7 @@
  * Every register is a variable, every operator a block with the expression of kernels/elem.def as
  * it stands there:
  *     { const AT a = r0, b = r1; const AT IMM0 = ..., IMM1 = ...; r2 = (AT)(a + b); }
- *     r2 = iv_from_bf16(iv_to_bf16(r2));                  rounded to the type of the node
+ *     r2 = iv_from_bf16(iv_st_to_b(r2));                  rounded to the type of the node
  *
  * On a GPU a lane has every 64th element of the group's 1024 and works out its index; in the host's
  * form the groups are walked in runs of the innermost dimension, so that the loop becomes vector
@@ -108,9 +108,9 @@ static void put_op(text *t, const iv_program *p, int32_t k)
     if (strstr(expressions[op->op].text, "RNG")) put(t, "const u32 STREAM = p.stream[%d]; ", k);
     put(t, "r%d = (AT)(%s); }\n", op->dst, expressions[op->op].text);
     if (op->round == IV_BF16)
-        put(t, "        r%d = (AT)iv_from_bf16(iv_to_bf16((f32)r%d));\n", op->dst, op->dst);
+        put(t, "        r%d = (AT)iv_from_bf16(iv_st_to_b(r%d));\n", op->dst, op->dst);
     else if (op->round == IV_F16)
-        put(t, "        r%d = (AT)iv_from_f16(iv_to_f16((f32)r%d));\n", op->dst, op->dst);
+        put(t, "        r%d = (AT)iv_from_f16(iv_st_to_h(r%d));\n", op->dst, op->dst);
     else if (op->round == IV_F32) put(t, "        r%d = (AT)(f32)r%d;\n", op->dst, op->dst);
 }
 

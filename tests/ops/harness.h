@@ -97,8 +97,8 @@ static inline double next_in(uint64_t *state, double lo, double hi)
 static inline double rounded(iv_dtype t, double x)
 {
     if (t == IV_F32) return (double)(float)x;
-    if (t == IV_BF16) return (double)iv_from_bf16(iv_to_bf16((float)x));
-    if (t == IV_F16) return (double)iv_from_f16(iv_to_f16((float)x));
+    if (t == IV_BF16) return (double)iv_from_bf16(iv_to_bf16(iv_narrow(x)));
+    if (t == IV_F16) return (double)iv_from_f16(iv_to_f16(iv_narrow(x)));
     return x;
 }
 
@@ -107,8 +107,8 @@ static inline void pack(iv_dtype t, const double *x, int64_t n, void *out)
     for (int64_t i = 0; i < n; ++i) switch (t) {
         case IV_F64: ((double *)out)[i] = x[i]; break;
         case IV_F32: ((float *)out)[i] = (float)x[i]; break;
-        case IV_BF16: ((uint16_t *)out)[i] = iv_to_bf16((float)x[i]); break;
-        case IV_F16: ((uint16_t *)out)[i] = iv_to_f16((float)x[i]); break;
+        case IV_BF16: ((uint16_t *)out)[i] = iv_to_bf16(iv_narrow(x[i])); break;
+        case IV_F16: ((uint16_t *)out)[i] = iv_to_f16(iv_narrow(x[i])); break;
         default: ((int32_t *)out)[i] = (int32_t)x[i]; break;
         }
 }
