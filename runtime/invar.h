@@ -472,8 +472,8 @@ typedef struct iv_trainer_info {
 IV_API void iv_trainer_info_get(const iv_trainer *t, iv_trainer_info *out);
 
 /* The training loop: steps, validations, checkpoints, metrics.csv and config.yaml as the
- * configuration says.  Callbacks may be NULL; `stop` is asked after each step: a value other than 0
- * ends the run after a checkpoint, with IV_INTERRUPTED. */
+ * configuration says.  Callbacks may be NULL; `stop` is asked after each step and in validations: a
+ * value other than 0 ends the run after a checkpoint, with IV_INTERRUPTED. */
 typedef struct iv_fit_callbacks {
     void *ctx;
     void (*on_step)(void *ctx, const iv_step_report *r);

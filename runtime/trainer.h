@@ -81,6 +81,11 @@ void iv__trainer_ckpt_close(iv_trainer *t);
  * none), or the one that is the most sure. */
 iv_status iv__ckpt_format_of(iv_trainer *t, const char *path, const iv_checkpoint **out,
                              void **out_self);
+
+/* iv_trainer_evaluate that asks `stop` (NULL: never) before each batch: IV_INTERRUPTED if it is not
+ * 0. */
+iv_status iv__trainer_evaluate(iv_trainer *t, int (*stop)(void *ctx), void *ctx, double *out_loss,
+                               double *out_accuracy);
 /* nonfinite.c: runs the plan again, step by step, and names the first node with an infinity or NaN.
  */
 iv_status iv__plan_first_nonfinite(iv__plan *p, char *out_name, size_t size);

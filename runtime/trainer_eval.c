@@ -83,11 +83,13 @@ static iv_status eval_batch(iv_trainer *t, int64_t first, int64_t samples, doubl
     return logits ? count_right(t, logits, sum) : IV_OK;
 }
 
-/* Batches [0, n), of which each rank computes an even part; then every rank has all tallies. */
-static iv_status eval_all(iv_trainer *t, int64_t n, int64_t samples, double *logits, tally *all)
+/* Batches [0, n), of which each rank computes an even part; then every rank has all tallies.
+ * IV_INTERRUPTED on all ranks if `stop` of any says so. */
+static iv_status eval_all(iv_trainer *t, int (*stop)(void *ctx), void *ctx, int64_t n,
+                          int64_t samples, double *logits, tally *all)
 {
     iv__comm *c = t->workers.comm;
-    int64_t world = c->ranks.world;
+    int64_t world = c->ranks.world, stopped = 0;
     iv__part *parts;
     iv_status s = IV_OK;
     IV_TRY(iv__calloc(world, sizeof(*parts), "parts of the validation", &parts));
@@ -95,15 +97,26 @@ static iv_status eval_all(iv_trainer *t, int64_t n, int64_t samples, double *log
         int64_t first = n * r / world, end = n * (r + 1) / world;
         parts[r] =
             (iv__part){first * (int64_t)sizeof(tally), (end - first) * (int64_t)sizeof(tally)};
-        for (int64_t i = first; r == c->ranks.rank && s == IV_OK && i < end; ++i)
+        for (int64_t i = first; r == c->ranks.rank && s == IV_OK && i < end; ++i) {
+            stopped = stop && stop(ctx);
+            if (stopped) break;
             s = eval_batch(t, i * t->batch, samples, logits, &all[i]);
+        }
     }
     if (s == IV_OK) s = iv__comm_gather_parts(c, all, parts);
+    if (s == IV_OK) s = iv__comm_reduce(c, IV_COMM_OR, &stopped, 1);
+    if (s == IV_OK && stopped) s = iv__fail(IV_INTERRUPTED, "stopped");
     free(parts);
     return s;
 }
 
 iv_status iv_trainer_evaluate(iv_trainer *t, double *out_loss, double *out_accuracy)
+{
+    return iv__trainer_evaluate(t, NULL, NULL, out_loss, out_accuracy);
+}
+
+iv_status iv__trainer_evaluate(iv_trainer *t, int (*stop)(void *ctx), void *ctx, double *out_loss,
+                               double *out_accuracy)
 {
     int64_t samples = t->data ? t->info.samples[IV_VAL] : 0,
             most = iv_config_int(t->config, "eval.batches"),
@@ -116,7 +129,7 @@ iv_status iv_trainer_evaluate(iv_trainer *t, double *out_loss, double *out_accur
     if (s == IV_OK && !t->info.is_tokens)
         s = iv__calloc(iv_shape_count(&t->eval.graph->values[t->eval.logits].shape), sizeof(double),
                        "logits", &logits);
-    if (s == IV_OK) s = eval_all(t, n, samples, logits, all);
+    if (s == IV_OK) s = eval_all(t, stop, ctx, n, samples, logits, all);
     for (int64_t i = 0; s == IV_OK && i < n; ++i) {
         sum.loss += all[i].loss;
         sum.targets += all[i].targets;

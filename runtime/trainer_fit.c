@@ -20,6 +20,7 @@ typedef struct fit {
     iv_fit_result result;
     FILE *metrics;
     int64_t start_ns, time_limit_ns;
+    bool stopped;           /* the `stop` callback has said so */
     int64_t validated_step; /* of result.val_loss */
     iv__keeper keeper;
 } fit;
@@ -79,11 +80,20 @@ static iv_status save(fit *f)
                                   .val_accuracy = fresh ? f->result.val_accuracy : (double)NAN});
 }
 
+static int stopping(void *ctx)
+{
+    fit *f = ctx;
+    f->stopped = f->stopped || (f->cb->stop && f->cb->stop(f->cb->ctx));
+    return f->stopped;
+}
+
+/* A validation takes as long as the data is big: it is given up where the run is to stop. */
 static iv_status evaluate(fit *f)
 {
     double loss, accuracy;
-    iv_status s = iv_trainer_evaluate(f->t, &loss, &accuracy);
-    if (s == IV_UNAVAILABLE) return IV_OK;
+    iv_status s = iv__trainer_evaluate(f->t, stopping, f, &loss, &accuracy);
+    f->stopped |= s == IV_INTERRUPTED; /* on any rank */
+    if (s == IV_UNAVAILABLE || s == IV_INTERRUPTED) return IV_OK;
     if (s != IV_OK) return s;
     f->validated_step = f->t->step;
     f->result.val_loss = loss;
@@ -120,7 +130,7 @@ enum { STOP = 1, TIME_IS_UP = 2, SAVE = 4, FAILED = 8 };
 static iv_status wishes(fit *f, int64_t samples, int64_t *out)
 {
     const iv_status saved = iv__keeper_poll(&f->keeper);
-    *out = (f->cb->stop && f->cb->stop(f->cb->ctx) ? STOP : 0) |
+    *out = (stopping(f) ? STOP : 0) |
            (iv__now_ns() - f->start_ns >= f->time_limit_ns ? TIME_IS_UP : 0) |
            (iv__keeper_due(&f->keeper, samples) ? SAVE : 0) | (saved != IV_OK ? FAILED : 0);
     const int64_t mine = *out;
@@ -140,6 +150,13 @@ static iv_status save_last(fit *f)
     return iv__comm_agree(f->t->workers.comm, iv__keeper_finish(&f->keeper));
 }
 
+static iv_status interrupted(fit *f)
+{
+    IV_TRY(save_last(f));
+    IV_FAIL(IV_INTERRUPTED, "stopped after step %" PRId64 "%s%s", f->t->step,
+            *f->keeper.newest ? "; saved " : "", f->keeper.newest);
+}
+
 static iv_status loop(fit *f)
 {
     while (f->t->step < f->t->max_steps) {
@@ -148,11 +165,7 @@ static iv_status loop(fit *f)
         IV_TRY(one_step(f));
         IV_TRY(wishes(f, samples, &wish));
         if (wish & SAVE) IV_TRY(iv__comm_agree(f->t->workers.comm, save(f)));
-        if (wish & STOP) {
-            IV_TRY(save_last(f));
-            IV_FAIL(IV_INTERRUPTED, "stopped after step %" PRId64 "%s%s", f->t->step,
-                    *f->keeper.newest ? "; saved " : "", f->keeper.newest);
-        }
+        if (wish & STOP) return interrupted(f);
         if (wish & TIME_IS_UP) break;
     }
     return IV_OK;
@@ -161,6 +174,7 @@ static iv_status loop(fit *f)
 static iv_status finish(fit *f)
 {
     if (!due(f->t->step, iv_config_int(f->t->config, "eval.every"))) IV_TRY(evaluate(f));
+    if (f->stopped) return interrupted(f);
     IV_TRY(save_last(f));
     f->result.steps = f->t->step;
     IV_TRY(iv_trainer_hash(f->t, false, f->result.hash));

@@ -288,9 +288,11 @@ static int64_t last_saved(const char *dir)
     return step;
 }
 
+static int validations_; /* that the run told of after the signal */
+
 /* Starts a run that would not end, sends it the signal after `after` lines, and returns its status.
  */
-static int interrupt(int number, const char *dir, int after)
+static int interrupt(int number, const char *dir, int after, const char *settings)
 {
     int ends[2];
     char line[1024];
@@ -302,8 +304,9 @@ static int interrupt(int number, const char *dir, int after)
         close(ends[0]);
         close(ends[1]);
         execl("/bin/sh", "sh", "-c",
-              text("cd '%s' && exec '%s' train " SMALL "--max-steps 100000000 --out %s 2>err.txt",
-                   folder_, INVAR_CLI, dir),
+              text("cd '%s' && exec '%s' train " SMALL
+                   "--max-steps 100000000 --out %s %s 2>err.txt",
+                   folder_, INVAR_CLI, dir, settings),
               (char *)NULL);
         _exit(127);
     }
@@ -311,7 +314,11 @@ static int interrupt(int number, const char *dir, int after)
     FILE *f = fdopen(ends[0], "r");
     for (int i = 0; i < after; ++i) assert_non_null(fgets(line, sizeof(line), f));
     kill(child, number);
-    while (fgets(line, sizeof(line), f)) cJSON_Delete(parse(line)); /* no line is cut */
+    for (validations_ = 0; fgets(line, sizeof(line), f);) {
+        cJSON *o = parse(line); /* no line is cut */
+        validations_ += cJSON_HasObjectItem(o, "val_loss");
+        cJSON_Delete(o);
+    }
     fclose(f);
     int status;
     assert_int_equal(waitpid(child, &status, 0), child);
@@ -326,7 +333,7 @@ static void signals_save_and_lose_nothing(void **state)
     for (int i = 0; i < 2; ++i) {
         const char *dir = i ? "sigterm" : "sigint";
         char whole[80];
-        assert_int_equal(interrupt(numbers[i], dir, 3 + i), 128 + numbers[i]);
+        assert_int_equal(interrupt(numbers[i], dir, 3 + i, ""), 128 + numbers[i]);
         assert_int_equal(lines(err_), 1);
         const int64_t step = last_saved(dir);
         assert_true(step >= 3);
@@ -334,6 +341,34 @@ static void signals_save_and_lose_nothing(void **state)
                   (long long)step + 4));
         strcpy(whole, hashes(NULL));
         runs(text("train " SMALL "--max-steps %lld", (long long)step + 4));
+        assert_string_equal(hashes(NULL), whole);
+    }
+}
+
+/* A long validation does not hold up a signal: between steps, and after the last one. */
+static void signals_end_validations(void **state)
+{
+    static const char *const settings[] = {"--eval-every 1", "--max-steps 1"};
+    static const char *const data = "--data text:long.txt --set data.val_fraction=0.5";
+    enum { LONG = 1 << 20 };
+    char *book = malloc(LONG), whole[80];
+    (void)state;
+    assert_non_null(book);
+    for (int i = 0; i < LONG; ++i) book[i] = (char)('a' + i % 1009 % 26);
+    put("long.txt", book, LONG);
+    free(book);
+    runs(text("train " SMALL "%s --max-steps 4", data));
+    strcpy(whole, hashes(NULL));
+    for (int i = 0; i < 2; ++i) {
+        const char *dir = i ? "last" : "between";
+        assert_int_equal(
+            interrupt(SIGTERM, dir, 1, text("%s --set eval.batches=0 %s", data, settings[i])),
+            128 + SIGTERM);
+        assert_int_equal(lines(err_), 1);
+        assert_int_equal(validations_, 0);
+        assert_int_equal(last_saved(dir), 1);
+        runs(text("train %s/config.yaml --json --resume auto --set eval.batches=2 --max-steps 4",
+                  dir));
         assert_string_equal(hashes(NULL), whole);
     }
 }
@@ -561,7 +596,27 @@ static void full_disk(void **state)
     assert_int_equal(WEXITSTATUS(status), 2);
 }
 
-/* The same on a real small file system, where one checkpoint fits and the second does not. */
+/* A folder that the user may not write to; root, who may, becomes nobody for this. */
+static void unwritable_folder(void **state)
+{
+    const char *nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups";
+    (void)state;
+    assert_int_equal(mkdir(at("locked"), 0755), 0);
+    runs("train " SMALL "--max-steps 2 --out locked/run");
+    if (geteuid() == 0) assert_int_equal(chmod(folder_, 0755), 0);
+    else assert_int_equal(chmod(at("locked"), 0555), 0);
+    /* out.txt and err.txt are opened by the shell, as the user who runs the tests. */
+    const char *as = geteuid() == 0 ? nobody : "";
+    refuses_as(as, "train " SMALL "--max-steps 2 --out locked/new", 2, "locked/new");
+    if (geteuid() != 0) assert_int_equal(chmod(at("locked/run/checkpoints"), 0555), 0);
+    refuses_as(as, "train locked/run/config.yaml --json --resume auto --max-steps 3", 2,
+               "locked/run");
+    if (geteuid() != 0) assert_int_equal(chmod(at("locked/run/checkpoints"), 0755), 0);
+    assert_int_equal(last_saved("locked/run"), 2);
+    assert_int_equal(chmod(at("locked"), 0755), 0);
+}
+
+/* A full disk on a real small file system, where one checkpoint fits and the second does not. */
 static void full_file_system(void **state)
 {
     struct stat st;
@@ -612,11 +667,13 @@ int main(void)
         cmocka_unit_test(options_go_before_the_file),
         cmocka_unit_test(resumed_runs_are_the_same),
         cmocka_unit_test(signals_save_and_lose_nothing),
+        cmocka_unit_test(signals_end_validations),
         cmocka_unit_test(damaged_checkpoints),
         cmocka_unit_test(damaged_data),
         cmocka_unit_test(bad_input),
         cmocka_unit_test(divergence_is_a_training_failure),
         cmocka_unit_test(full_disk),
+        cmocka_unit_test(unwritable_folder),
         cmocka_unit_test(full_file_system),
     };
     return cmocka_run_group_tests(tests, make_files, temporary_remove);
