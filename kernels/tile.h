@@ -129,12 +129,12 @@ IV_FN f32 iv_fma_flush(f32 a, f32 b, f32 c)
     u32 tiny = (u32)(v < 0x00800000u) | ((u32)(v == 0x00800000u) & (u32)(s < 0x20800000u));
     return IV_AS_F32(u & (0x80000000u | (tiny - 1u)));
 }
-/* Addition of partial sums of products of type T. */
-#define ADDX(T, x, y) IV_CAT(iv_addx_, T)(x, y)
-#define iv_addx_f(x, y) ((x) + (y))
-#define iv_addx_d(x, y) ((x) + (y))
-#define iv_addx_h(x, y) ((x) + (y))
-#define iv_addx_b(x, y) iv_add_flush(x, y)
+/* Rule 5 flushes inside its chain only.  Sums of segments, of grains, passes, devices and ranks are
+ * added by the tree with plain additions, which keep denormals in every type: if the tree flushed
+ * inside a product's kernel and not between passes, then cutting a step into passes would change
+ * bits.  So there is no addition of partial sums here.
+ *
+ * (The hardware's mode for flushing is on during the chain, and off around it.) */
 
 /* ---- may the product of these tiles need flushing? ---- */
 /* TILE_RANGE declares memory for it. */

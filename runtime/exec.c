@@ -22,12 +22,13 @@ iv_status iv__plan_write(iv__plan *p, int32_t value, const void *src)
     iv_buffer b = iv__plan_range(p, value);
     b.bytes = iv_shape_count(&p->graph->values[value].shape) *
               (int64_t)iv_dtype_bytes(p->graph->values[value].dtype);
-    return iv__device_write(p->device, b, src);
+    return p->device->vt->write(p->device->queue, b, src); /* a device works on meanwhile */
 }
 
 iv_status iv__plan_uniforms(iv__plan *p, const iv_uniforms *u)
 {
-    return iv__device_write(p->device, iv__memory_range(&p->uniform_mem, 0, sizeof(*u)), u);
+    return p->device->vt->write(p->device->queue, iv__memory_range(&p->uniform_mem, 0, sizeof(*u)),
+                                u);
 }
 
 static void print_value(const iv__plan *p, iv__text *t, int32_t v)

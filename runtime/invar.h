@@ -468,6 +468,8 @@ typedef struct iv_trainer_info {
     int64_t step, max_steps, samples_seen, batch, grains, accumulate, parameters;
     const char *device, *precision, *numerics;
     bool is_tokens;
+    int32_t rank, world;
+    int64_t own_grains; /* of a step, that this rank computes now */
 } iv_trainer_info;
 IV_API void iv_trainer_info_get(const iv_trainer *t, iv_trainer_info *out);
 

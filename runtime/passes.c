@@ -63,18 +63,30 @@ void iv__passes_cut(int64_t grains, iv__span range, int64_t most, iv__pass *pass
     *out_nodes = c.n_nodes;
 }
 
+/* Each grain goes to the worker that would have done it first: then the last worker is done as soon
+ * as it can be. */
 void iv__shares(int64_t grains, const double *speed, int64_t workers, iv__span *out)
 {
-    double all = 0, sum = 0;
     int64_t at = 0;
-    for (int64_t i = 0; i < workers; ++i) all += speed[i];
-    for (int64_t i = 0; i < workers; ++i) {
-        sum += speed[i];
-        int64_t end = i + 1 == workers ? grains : (int64_t)((double)grains * (sum / all) + 0.5);
-        end = IV_MAX2(IV_MIN2(end, grains), at);
-        out[i] = (iv__span){at, end - at};
-        at = end;
+    for (int64_t i = 0; i < workers; ++i) out[i].count = 0;
+    for (int64_t g = 0; g < grains; ++g) {
+        int64_t best = 0;
+        for (int64_t i = 1; i < workers; ++i)
+            if ((double)(out[i].count + 1) / speed[i] < (double)(out[best].count + 1) / speed[best])
+                best = i;
+        ++out[best].count;
     }
+    for (int64_t i = 0; i < workers; ++i) {
+        out[i].first = at;
+        at += out[i].count;
+    }
+}
+
+double iv__shares_time(const iv__span *spans, const double *speed, int64_t workers)
+{
+    double most = 0;
+    for (int64_t i = 0; i < workers; ++i) most = IV_MAX2(most, (double)spans[i].count / speed[i]);
+    return most;
 }
 
 typedef struct folder {

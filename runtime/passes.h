@@ -31,9 +31,11 @@ enum { IV__NODES_MOST = 40 }; /* a range is made of at most two nodes a level; 2
 void iv__passes_cut(int64_t grains, iv__span range, int64_t most, iv__pass *passes,
                     int64_t *out_passes, iv__span *nodes, int64_t *out_nodes);
 
-/* Deals grains to workers in proportion to their speeds (all > 0): ranges in order, no larger than
- * needed; a worker may get none. */
+/* Deals grains to workers by their speeds (grains per second, all > 0): ranges in order, so that
+ * the last one is done as soon as possible; a worker may get none. */
 void iv__shares(int64_t grains, const double *speed, int64_t workers, iv__span *out);
+/* When the last one is done, in seconds. */
+double iv__shares_time(const iv__span *spans, const double *speed, int64_t workers);
 
 /* How the sums of all nodes become one: dst = a + b, in order.  Operands below n are the nodes,
  * n + i is temporary i; the last dst is the result.  ops: room for n - 1.  IV_INTERNAL unless the

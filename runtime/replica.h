@@ -35,6 +35,8 @@ typedef struct iv__replica {
     int64_t n_nodes;
     iv__memory slots[IV__NODES_MOST];
     void *add_kernel;
+    double seconds; /* that its passes took, over `grains_timed` grains */
+    int64_t grains_timed;
 } iv__replica;
 
 /* The samples of a step, on the host: all of them, of which a replica reads its own. */

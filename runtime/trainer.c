@@ -381,7 +381,7 @@ iv_status iv_trainer_step(iv_trainer *t, iv_step_report *out)
     IV_TRY(iv__trainer_check_ids(t, x, y, own.count));
     IV_TRY(step(t, t->x, t->y, global * t->y_count, out));
     t->samples_seen += global;
-    return IV_OK;
+    return iv__workers_balance(t, &t->workers);
 }
 
 /* ---- facts ---- */
@@ -400,7 +400,11 @@ void iv_trainer_info_get(const iv_trainer *t, iv_trainer_info *out)
                              .device = t->device->name,
                              .precision = t->precision_name,
                              .numerics = t->device->invariant ? "invariant" : "fast",
-                             .is_tokens = t->info.is_tokens};
+                             .is_tokens = t->info.is_tokens,
+                             .rank = t->workers.comm->ranks.rank,
+                             .world = t->workers.comm->ranks.world};
+    for (int64_t i = 0; i < t->workers.n_replicas; ++i)
+        out->own_grains += t->workers.replicas[i]->range.count;
 }
 
 int64_t iv_trainer_param_count(const iv_trainer *t)

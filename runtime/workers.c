@@ -300,13 +300,38 @@ iv__span iv__workers_samples(const iv_trainer *t, const iv__workers *w)
     return (iv__span){first * per_grain, (end - first) * per_grain};
 }
 
+/* Whether what is enqueued on a device is done at once, on the calling thread. */
+static bool is_host(const iv__replica *r)
+{
+    return host_address(&r->store->grad_mem) != NULL;
+}
+
+/* Speeds are measured in steps 4 to 7 and in 4 of each 64: then devices work one after the other.
+ */
+static bool is_measuring(const iv__workers *w)
+{
+    return w->n > 1 && (w->steps < 64 ? w->steps : w->steps % 64) / 4 == 1;
+}
+
+static iv_status run_timed(iv_trainer *t, iv__replica *r, const iv__feed *f)
+{
+    int64_t start = iv__now_ns();
+    IV_TRY(iv__replica_run(t, r, f));
+    IV_TRY(r->device->vt->sync(r->device->queue));
+    r->seconds += (double)(iv__now_ns() - start) * 1e-9;
+    r->grains_timed += r->range.count;
+    return IV_OK;
+}
+
 /* Devices that work by themselves begin before those that work on this thread. */
 static iv_status run_passes(iv_trainer *t, iv__workers *w, const iv__feed *f)
 {
+    bool timed = is_measuring(w);
     for (int host = 0; host < 2; ++host)
         for (int64_t i = 0; i < w->n_replicas; ++i)
-            if ((host_address(&w->replicas[i]->store->grad_mem) != NULL) == (host == 1))
-                IV_TRY(iv__replica_run(t, w->replicas[i], f));
+            if (is_host(w->replicas[i]) == (host == 1))
+                IV_TRY(timed ? run_timed(t, w->replicas[i], f)
+                             : iv__replica_run(t, w->replicas[i], f));
     return IV_OK;
 }
 
@@ -338,6 +363,51 @@ static iv_status spread(iv__workers *w)
         IV_TRY(d->vt->write(d->queue, iv__memory_range(g, 0, g->bytes), w->out));
     }
     return IV_OK;
+}
+
+/* Speeds of all workers.  One that had no grains is taken for an average one. */
+static iv_status share_speeds(iv__workers *w)
+{
+    iv__part *parts;
+    double sum = 0;
+    int64_t n = 0;
+    IV_TRY(iv__calloc(w->comm->ranks.world, sizeof(*parts), "speeds", &parts));
+    for (int64_t i = 0; i < w->n_replicas; ++i) {
+        iv__replica *r = w->replicas[i];
+        w->speed[w->first + i] = r->seconds > 0 ? (double)r->grains_timed / r->seconds : 0;
+        r->seconds = 0;
+        r->grains_timed = 0;
+    }
+    for (int64_t i = 0; i < w->n; ++i) {
+        iv__part *p = &parts[w->rank[i]];
+        if (!p->bytes) p->offset = i * (int64_t)sizeof(*w->speed);
+        p->bytes += (int64_t)sizeof(*w->speed);
+    }
+    iv_status s = iv__comm_gather_parts(w->comm, w->speed, parts);
+    free(parts);
+    for (int64_t i = 0; i < w->n; ++i) {
+        sum += w->speed[i];
+        n += w->speed[i] > 0;
+    }
+    for (int64_t i = 0; i < w->n; ++i)
+        if (!(w->speed[i] > 0)) w->speed[i] = n ? sum / (double)n : 1;
+    return s;
+}
+
+iv_status iv__workers_balance(iv_trainer *t, iv__workers *w)
+{
+    bool measured = is_measuring(w);
+    ++w->steps;
+    if (!measured || is_measuring(w)) return IV_OK;
+    iv__span *spans;
+    IV_TRY(share_speeds(w));
+    IV_TRY(iv__calloc(w->n, sizeof(*spans), "shares", &spans));
+    iv__shares(t->grains, w->speed, w->n, spans);
+    bool better =
+        iv__shares_time(spans, w->speed, w->n) < 0.95 * iv__shares_time(w->span, w->speed, w->n);
+    if (better) memcpy(w->span, spans, (size_t)w->n * sizeof(*spans));
+    free(spans);
+    return better ? iv__comm_agree(w->comm, deal(t, w)) : IV_OK;
 }
 
 iv_status iv__workers_run(iv_trainer *t, iv__workers *w, const iv__feed *f)

@@ -25,7 +25,7 @@ typedef struct iv__workers {
     void *out;          /* where the sums of all arrive; may be a part */
     iv__memory out_mem; /* `out`, if no device has its gradients in host memory */
     bool sharded;       /* each rank updates its own segment of the parameters */
-    int64_t measured;   /* steps since the last measurement */
+    int64_t steps;      /* so far: says when speeds are measured and shares are dealt anew */
 } iv__workers;
 
 struct iv_trainer;

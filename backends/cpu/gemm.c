@@ -166,9 +166,10 @@ size_t iv__gemm_scratch(const iv__gemm *g, int n_threads)
 
 /* ---- one tile ---- */
 
-/* Continues a tile over the packed range [p0, p1), through the segments in it. */
+/* Continues a tile over the packed range [p0, p1), through the segments in it.  mode: of the
+ * chains; additions of the tree keep denormals, whatever the type. */
 static void tile_sum(const plan *p, int64_t p0, int64_t p1, const char *a, const char *b,
-                     char *state, int64_t rows, int64_t cols)
+                     char *state, int64_t rows, int64_t cols, unsigned mode)
 {
     const iv__gemm *g = p->g;
     int64_t tile = p->tile_elems * sum_bytes(g);
@@ -179,7 +180,9 @@ static void tile_sum(const plan *p, int64_t p0, int64_t p1, const char *a, const
         if (p0 == s * p->seg_padded) {
             memset(top, 0, (size_t)tile);
         }
+        fp_set(mode);
         p->ops->chain[g->in](end - p0, a, b, top, rows, cols);
+        fp_set(FP_KEEP);
         a += (end - p0) * a_step;
         b += (end - p0) * b_step;
         p0 = end;
@@ -201,7 +204,6 @@ static void tile_finish(const plan *p, char *state, int64_t batch, int64_t row, 
     for (int64_t i = __builtin_popcountll((uint64_t)g->segments) - 1; i > 0; --i) {
         p->ops->fold[g->in](state + (i - 1) * tile, state + i * tile, p->tile_elems);
     }
-    fp_set(FP_KEEP);
     int64_t ld = p->ops->nr[g->in];
     if (g->epilogue) {
         g->epilogue(g->epilogue_ctx, state, batch, row, rows, col, cols, ld);
@@ -278,12 +280,10 @@ static void panel_run(const plan *p, const block *t, int64_t i)
         int64_t cols = i64_min(nr, t->cols - j);
         int64_t index = i / mr * div_up(t->cols, nr) + j / nr;
         char *state = t->states + (one_block ? 0 : index * state_bytes);
-        fp_set(mode);
-        tile_sum(p, t->p0, t->p1, t->a, t->b + j * (t->p1 - t->p0) * p->e, state, rows, cols);
+        tile_sum(p, t->p0, t->p1, t->a, t->b + j * (t->p1 - t->p0) * p->e, state, rows, cols, mode);
         if (t->p1 == p->k_padded) {
             tile_finish(p, state, t->batch, t->row + i, rows, t->col + j, cols);
         }
-        fp_set(FP_KEEP);
     }
 }
 

@@ -32,7 +32,7 @@ typedef struct iv__gemm_ops {
     int32_t mr[IV__GEMM_TYPES]; /* rows and columns of a tile, by input type */
     int32_t nr[IV__GEMM_TYPES];
     int32_t panel_bytes[IV__GEMM_TYPES]; /* of an element of a panel */
-    bool uses_ftz; /* bf16 chain and fold want flush-to-zero set; else they flush by themselves */
+    bool uses_ftz; /* the bf16 chain wants flush-to-zero set; else it flushes by itself */
 
     /* (optional) Before the first and after the last chain of a thread's share. */
     void (*enter)(void);

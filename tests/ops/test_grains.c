@@ -8,6 +8,7 @@
 #include "harness.h"
 
 static iv__device *device, *portable;
+static double size = 1; /* of the weights of the loss, so of all gradients */
 
 static int open_it(void **state)
 {
@@ -220,6 +221,7 @@ static void feed(rig *r, int64_t n, int64_t from)
         for (int64_t i = 0; i < skip + elems; ++i) {
             double e =
                 value->dtype == IV_I32 ? (double)(next_bits(&state) % 6) : next_in(&state, -2, 2);
+            if (value->name[0] == 'v') e *= size;
             if (i >= skip) x[i - skip] = e;
         }
         rig_write(r, (iv_value){v}, x);
@@ -325,12 +327,23 @@ static void test_bf16_mixed(void **state)
     all_graphs(portable, P_BF16_MIXED);
 }
 
+/* Gradients about the least normal number: sums of grains that cancel are denormal, and stay. */
+static void test_denormals(void **state)
+{
+    (void)state;
+    size = ldexp(1, -125);
+    all_graphs(device, P_BF16_MIXED);
+    all_graphs(portable, P_BF16_MIXED);
+    size = 1;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_f64),
         cmocka_unit_test(test_f32),
         cmocka_unit_test(test_bf16_mixed),
+        cmocka_unit_test(test_denormals),
     };
     return cmocka_run_group_tests(tests, open_it, close_it);
 }

@@ -174,7 +174,7 @@ static double tree_sum(const dot *d, int64_t s0, int64_t s1)
         return x + y;
     }
     float sum = (float)x + (float)y;
-    return (double)(d->g->in == IV__GEMM_BF16 ? flush(sum) : sum);
+    return (double)sum;
 }
 
 static uint64_t out_bits(iv__gemm_type t, double v)

@@ -96,26 +96,31 @@ static void test_few(void **state)
     }
 }
 
+/* No way to deal the grains is done earlier. */
 static void test_shares(void **state)
 {
     (void)state;
-    static const double speed[] = {1, 3, 0.001, 2};
-    for (int64_t g = 1; g <= 64; ++g)
-        for (int64_t w = 1; w <= 4; ++w) {
-            iv__span s[4];
+    static const double speed[][3] = {{1, 1, 1}, {1, 3, 2}, {1, 0.5, 0.01}, {7, 5, 3}};
+    for (size_t k = 0; k < sizeof(speed) / sizeof(speed[0]); ++k)
+        for (int64_t g = 1; g <= 40; ++g) {
+            iv__span s[3], other[3] = {{0, 0}};
+            iv__shares(g, speed[k], 3, s);
+            double time = iv__shares_time(s, speed[k], 3);
             int64_t at = 0;
-            double all = 0;
-            iv__shares(g, speed, w, s);
-            for (int64_t i = 0; i < w; ++i) all += speed[i];
-            for (int64_t i = 0; i < w; ++i) {
+            for (int i = 0; i < 3; ++i) {
                 assert_int_equal(s[i].first, at);
                 at += s[i].count;
-                double want = (double)g * speed[i] / all;
-                if (!((double)s[i].count >= want - 1 && (double)s[i].count <= want + 1))
-                    fail_msg("%lld grains, worker %lld of %lld has %lld, its share is %g",
-                             (long long)g, (long long)i, (long long)w, (long long)s[i].count, want);
             }
             assert_int_equal(at, g);
+            for (other[0].count = 0; other[0].count <= g; ++other[0].count)
+                for (other[1].count = 0; other[0].count + other[1].count <= g; ++other[1].count) {
+                    other[2].count = g - other[0].count - other[1].count;
+                    double t = iv__shares_time(other, speed[k], 3);
+                    if (t < time * (1 - 1e-12))
+                        fail_msg("%lld grains: %lld, %lld, %lld take %g s; another way %g s",
+                                 (long long)g, (long long)s[0].count, (long long)s[1].count,
+                                 (long long)s[2].count, time, t);
+                }
         }
 }
 
