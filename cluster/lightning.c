@@ -89,6 +89,16 @@ static iv_status read_own(const iv_cluster_ask *ask, iv_ranks *r)
     return IV_OK;
 }
 
+/* A single process, or one that starts its ranks itself, is often a batch job all the same. */
+static iv_status read_restarts(iv_ranks *r)
+{
+    const char *text = iv__cluster_get("SLURM_RESTART_COUNT");
+    int64_t n = 0;
+    iv_status s = text ? iv__cluster_number("SLURM_RESTART_COUNT", text, 0, 1 << 30, &n) : IV_OK;
+    r->restarts = (int32_t)n;
+    return s;
+}
+
 static iv_status ranks(void *self, const iv_cluster_ask *ask, iv_ranks *r)
 {
     (void)self;
@@ -102,6 +112,7 @@ static iv_status ranks(void *self, const iv_cluster_ask *ask, iv_ranks *r)
     }
     if (s != IV_OK) return s;
     s = iv__cluster_address(r, r->nodes <= 1 ? "127.0.0.1" : NULL, "the only node");
+    if (s == IV_OK) s = read_restarts(r);
     /* Processes of one parent agree on its number: two runs on a machine get different ports. */
     const int64_t parent = r->spawn > 1 ? getpid() : getppid();
     const char *port = iv__cluster_get("MASTER_PORT");

@@ -474,8 +474,12 @@ typedef struct iv_trainer_info {
 IV_API void iv_trainer_info_get(const iv_trainer *t, iv_trainer_info *out);
 
 /* The training loop: steps, validations, checkpoints, metrics.csv and config.yaml as the
- * configuration says.  Callbacks may be NULL; `stop` is asked after each step and in validations: a
- * value other than 0 ends the run after a checkpoint, with IV_INTERRUPTED. */
+ * configuration says.  Callbacks may be NULL; `stop` is asked after each step and in validations:
+ * iv_stop bits on any rank end the run on all of them, after a checkpoint, with IV_INTERRUPTED. */
+typedef enum iv_stop {
+    IV_STOP = 1,
+    IV_STOP_REQUEUE = 2 /* the run is to be started again: iv_fit_result.stopped tells every rank */
+} iv_stop;
 typedef struct iv_fit_callbacks {
     void *ctx;
     void (*on_step)(void *ctx, const iv_step_report *r);
@@ -488,6 +492,7 @@ typedef struct iv_fit_result {
     double loss, val_loss, val_accuracy; /* NAN where there is none */
     char hash[33], state_hash[33];
     char checkpoint[1024]; /* the last one written, or "" */
+    int stopped;           /* what `stop` said on all ranks together; 0: nothing */
 } iv_fit_result;
 IV_API iv_status iv_trainer_fit(iv_trainer *t, const iv_fit_callbacks *cb, iv_fit_result *out);
 

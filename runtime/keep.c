@@ -255,6 +255,8 @@ iv_status iv__keeper_resume(iv__keeper *k)
         iv_status (*resume)(iv__keeper *k);
     } ways[] = {{"auto", resume_auto}, {"last", resume_last}, {"best", resume_best}};
     const char *how = setting(k, "out.resume");
+    /* A job that its scheduler has started again goes on by itself. */
+    if (!*how && *k->folder && k->t->workers.cluster.ranks.restarts > 0) how = "auto";
     if (*k->folder) IV_TRY(scan(k));
     if (!*how && k->n_kept > 0)
         IV_FAIL(IV_INVALID,

@@ -20,7 +20,7 @@ typedef struct fit {
     iv_fit_result result;
     FILE *metrics;
     int64_t start_ns, time_limit_ns;
-    bool stopped;           /* the `stop` callback has said so */
+    int stopped;            /* the `stop` callback has said so */
     int64_t validated_step; /* of result.val_loss */
     iv__keeper keeper;
 } fit;
@@ -83,7 +83,7 @@ static iv_status save(fit *f)
 static int stopping(void *ctx)
 {
     fit *f = ctx;
-    f->stopped = f->stopped || (f->cb->stop && f->cb->stop(f->cb->ctx));
+    if (f->cb->stop) f->stopped |= f->cb->stop(f->cb->ctx) & (IV_STOP | IV_STOP_REQUEUE);
     return f->stopped;
 }
 
@@ -92,7 +92,7 @@ static iv_status evaluate(fit *f)
 {
     double loss, accuracy;
     iv_status s = iv__trainer_evaluate(f->t, stopping, f, &loss, &accuracy);
-    f->stopped |= s == IV_INTERRUPTED; /* on any rank */
+    if (s == IV_INTERRUPTED) f->stopped |= IV_STOP; /* on any rank */
     if (s == IV_UNAVAILABLE || s == IV_INTERRUPTED) return IV_OK;
     if (s != IV_OK) return s;
     f->validated_step = f->t->step;
@@ -124,14 +124,18 @@ static iv_status one_step(fit *f)
 }
 
 /* What any rank wants, all do. */
-enum { STOP = 1, TIME_IS_UP = 2, SAVE = 4, FAILED = 8 };
+enum {
+    STOP = IV_STOP | IV_STOP_REQUEUE, /* bits of the callback */
+    TIME_IS_UP = 4,
+    SAVE = 8,
+    FAILED = 16
+};
 
 /* samples: those before the step. */
 static iv_status wishes(fit *f, int64_t samples, int64_t *out)
 {
     const iv_status saved = iv__keeper_poll(&f->keeper);
-    *out = (stopping(f) ? STOP : 0) |
-           (iv__now_ns() - f->start_ns >= f->time_limit_ns ? TIME_IS_UP : 0) |
+    *out = stopping(f) | (iv__now_ns() - f->start_ns >= f->time_limit_ns ? TIME_IS_UP : 0) |
            (iv__keeper_due(&f->keeper, samples) ? SAVE : 0) | (saved != IV_OK ? FAILED : 0);
     const int64_t mine = *out;
     char *text = NULL;
@@ -152,6 +156,9 @@ static iv_status save_last(fit *f)
 
 static iv_status interrupted(fit *f)
 {
+    int64_t why = f->stopped;
+    IV_TRY(iv__comm_reduce(f->t->workers.comm, IV_COMM_OR, &why, 1));
+    f->result.stopped = (int)why;
     IV_TRY(save_last(f));
     IV_FAIL(IV_INTERRUPTED, "stopped after step %" PRId64 "%s%s", f->t->step,
             *f->keeper.newest ? "; saved " : "", f->keeper.newest);

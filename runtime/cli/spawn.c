@@ -217,7 +217,8 @@ static void wait_for_all(family *f)
         while (f->c[i].fd >= 0) read_some(&f->c[i]);
 }
 
-/* What ranks said, unless it is what rank 0 said too: a bad option or file, status 2. */
+/* What ranks said, unless it is what rank 0 said too: a bad option or file, or a request to stop.
+ */
 static int tell(const iv__cli *cli, const family *f)
 {
     int worst = 0;
@@ -225,7 +226,7 @@ static int tell(const iv__cli *cli, const family *f)
     for (int32_t i = 0; i < f->n; ++i) done |= f->c[i].status == 0;
     for (int32_t i = 0; i < f->n; ++i) {
         const child *c = &f->c[i];
-        const bool same = f->c[0].status == 2 && c->status == 2;
+        const bool same = c->status == f->c[0].status && c->status != 1;
         if (i > 0 && c->n > 0 && !same) fwrite(c->text, 1, c->n, stderr);
         if (c->status > 128 && c->status != 128 + SIGTERM && c->status != 128 + SIGINT)
             iv__cli_fail(cli, "rank %d was ended by signal %d", i, c->status - 128);

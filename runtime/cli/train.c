@@ -1,13 +1,17 @@
 /* train.c: `invar train`: opens what the configuration names, runs iv_trainer_fit and tells how it
  * goes: as JSON lines on stdout (--json), or as progress on stderr and a summary on stdout.
  *
- * SIGINT and SIGTERM only set a flag.  The loop asks for it after each step, saves a checkpoint and
- * returns IV_INTERRUPTED; the exit status is then 130 or 143. */
+ * SIGINT, SIGTERM and SIGUSR1 only set a flag.  The loop asks all ranks for it after each step,
+ * saves a checkpoint and returns IV_INTERRUPTED; the exit status is then 130 or 143.  SIGUSR1 is a
+ * scheduler's warning that the time is nearly up: rank 0 then asks it to run the job again, and the
+ * exit status is 75, on which a script can do the same. */
 #include "cli.h"
 
 #include <math.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 
 static volatile sig_atomic_t caught_signal;
 
@@ -22,6 +26,7 @@ static void catch_signals(void)
     sigemptyset(&a.sa_mask);
     sigaction(SIGINT, &a, NULL);
     sigaction(SIGTERM, &a, NULL);
+    sigaction(SIGUSR1, &a, NULL);
     /* A reader that goes away must not end the run before its checkpoint. */
     a.sa_handler = SIG_IGN;
     sigaction(SIGPIPE, &a, NULL);
@@ -121,7 +126,8 @@ static void on_save(void *ctx, int64_t step, const char *path)
 static int stop(void *ctx)
 {
     (void)ctx;
-    return caught_signal != 0 || ferror(stdout);
+    if (caught_signal == SIGUSR1) return IV_STOP | IV_STOP_REQUEUE;
+    return caught_signal != 0 || ferror(stdout) ? IV_STOP : 0;
 }
 
 static void on_log(void *ctx, iv_log_level level, const char *line)
@@ -154,20 +160,47 @@ static void print_end(const session *s, const iv_fit_result *f)
     if (f->checkpoint[0]) printf("checkpoint %s\n", f->checkpoint);
 }
 
-static int interrupted(const iv__cli *c, const session *s)
+enum { REQUEUED = 75 }; /* EX_TEMPFAIL: to be started again */
+
+/* Rank 0 has the scheduler run this job again. */
+static void requeue(const iv__cli *c, const iv__cli_run *r)
+{
+    iv_cluster_info found;
+    const char *command = iv_config_str(r->config, "cluster.requeue");
+    if (c->rank != 0 || strcmp(command, "none") == 0) return;
+    if (strcmp(command, "auto") == 0) {
+        if (iv_cluster_find(r->config, &found) != IV_OK) return;
+        command = found.requeue;
+    }
+    if (!*command) return;
+    fflush(NULL);
+    const int status = system(command);
+    if (status != 0)
+        iv__cli_fail(
+            c, "\"%s\" ended with status %d [hint: the exit status is %d: start the run again]",
+            command, WIFEXITED(status) ? WEXITSTATUS(status) : status, REQUEUED);
+}
+
+static int interrupted(const iv__cli *c, const session *s, const iv_fit_result *f)
 {
     const int number = caught_signal;
-    const char *name = number == SIGTERM  ? "SIGTERM"
-                       : number == SIGINT ? "SIGINT"
-                                          : "the output's reader";
-    if (s->saved[0]) {
+    const bool again = (f->stopped & IV_STOP_REQUEUE) != 0;
+    const char *name = again               ? "SIGUSR1"
+                       : number == SIGTERM ? "SIGTERM"
+                       : number == SIGINT  ? "SIGINT"
+                       : ferror(stdout)    ? "the output's reader"
+                                           : "another rank";
+    if (c->quiet) { /* rank 0 tells it */
+    } else if (s->saved[0]) {
         iv__cli_fail(c, "stopped by %s after step %lld; checkpoint %s", name, (long long)s->step,
                      s->saved);
     } else {
         iv__cli_fail(c, "stopped by %s after step %lld; no checkpoint, since no --out was given",
                      name, (long long)s->step);
     }
-    return number ? 128 + number : 2;
+    if (again) requeue(c, s->run);
+    if (again) return REQUEUED;
+    return number ? 128 + number : ferror(stdout) ? 2 : 128 + SIGTERM;
 }
 
 static int fit(const iv__cli *c, const iv__cli_run *r)
@@ -183,7 +216,7 @@ static int fit(const iv__cli *c, const iv__cli_run *r)
     const iv_status status = iv_trainer_fit(r->trainer, callbacks, &result);
     iv_log_set(IV_LOG_INFO, NULL, NULL);
     iv__progress_end(&s.progress);
-    if (status == IV_INTERRUPTED) return interrupted(c, &s);
+    if (status == IV_INTERRUPTED) return interrupted(c, &s, &result);
     if (status != IV_OK) return iv__cli_status(c, status);
     print_end(&s, &result);
     return 0;

@@ -1,0 +1,245 @@
+/* test_launch.c: the command starts its ranks itself: the bits of one process, the output of rank
+ * 0, exit statuses, ranks that end with their parent; a signal to any rank stops all after a
+ * checkpoint, asks the scheduler to run the job again, and the next start goes on by itself. */
+#include "unit/temporary.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static char out_[1 << 16], err_[1 << 14];
+
+static void slurp(const char *path, char *text, size_t size)
+{
+    FILE *f = fopen(path, "rb");
+    *text = 0;
+    if (!f) return;
+    text[fread(text, 1, size - 1, f)] = 0;
+    fclose(f);
+}
+
+#define TRAIN                                                                                      \
+    "train --data text:text.txt --json --numerics invariant --set model.layers=1 --set "           \
+    "model.heads=2 --set model.width=16 --set model.context=8 --batch 8 --set eval.batches=2 "
+
+/* Starts `VARIABLES invar ARGS` in a shell in the folder; its output goes to files. */
+static pid_t begin(const char *variables, const char *args)
+{
+    char command[4096];
+    snprintf(command, sizeof(command), "cd '%s' && exec env %s '%s' %s >out.txt 2>err.txt", folder_,
+             variables, INVAR_CLI, args);
+    /* What an earlier run said is not taken for this one's. */
+    (void)unlink(at("out.txt"));
+    (void)unlink(at("err.txt"));
+    fflush(NULL);
+    const pid_t pid = fork();
+    if (pid == 0) {
+        execl("/bin/sh", "sh", "-c", command, (char *)NULL);
+        _Exit(127);
+    }
+    assert_true(pid > 0);
+    return pid;
+}
+
+/* Its exit status, or 1000 + the signal; fails after a minute. */
+static int end(pid_t pid)
+{
+    int status = 0;
+    for (int i = 0; i < 6000; ++i) {
+        if (waitpid(pid, &status, WNOHANG) == pid) {
+            slurp(at("out.txt"), out_, sizeof(out_));
+            slurp(at("err.txt"), err_, sizeof(err_));
+            return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+        }
+        nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+    }
+    kill(pid, SIGKILL);
+    fail_msg("it did not end within a minute");
+    return -1;
+}
+
+static void runs_as(const char *variables, const char *args, int expected)
+{
+    const int status = end(begin(variables, args));
+    if (status != expected)
+        fail_msg("invar %s\n  ended with %d, expected %d\n  %s", args, status, expected, err_);
+}
+
+static void hash_of_run(char out[80])
+{
+    const char *h = strstr(out_, "\"hash\":");
+    if (!h) fail_msg("no hash in: %s%s", out_, err_);
+    snprintf(out, 80, "%.*s", (int)strcspn(h, "}"), h);
+}
+
+static int count(const char *text, const char *part)
+{
+    int n = 0;
+    for (; (text = strstr(text, part)); ++text) ++n;
+    return n;
+}
+
+/* Waits until a step of the run has been printed. */
+static void await_step(const char *step)
+{
+    for (int i = 0; i < 6000; ++i) {
+        slurp(at("out.txt"), out_, sizeof(out_));
+        if (strstr(out_, step)) return;
+        nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+    }
+    slurp(at("err.txt"), err_, sizeof(err_));
+    fail_msg("no %s: %s", step, err_);
+}
+
+/* Processes whose parent is `pid`; their number. */
+static int children_of(pid_t pid, pid_t *out, int most)
+{
+    char path[64], text[256];
+    int n = 0;
+    snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)pid, (int)pid);
+    slurp(path, text, sizeof(text));
+    char *rest = text;
+    for (char *word; (word = strsep(&rest, " "));)
+        if (*word && n < most) out[n++] = (pid_t)strtol(word, NULL, 10);
+    return n;
+}
+
+/* ---- what is tested ---- */
+
+static void gives_the_bits_of_one(void **state)
+{
+    char one[80], some[80];
+    (void)state;
+    runs_as("A=b", TRAIN "--max-steps 6", 0);
+    hash_of_run(one);
+    for (int n = 2; n <= 4; ++n) {
+        char args[1024];
+        snprintf(args, sizeof(args), TRAIN "--max-steps 6 --devices %d --rank-logs logs%d", n, n);
+        runs_as("A=b", args, 0);
+        hash_of_run(some);
+        assert_string_equal(some, one);
+        assert_int_equal(count(out_, "\"done\""), 1);
+        assert_int_equal(count(err_, "\n"), 1); /* which cluster, and why */
+        assert_non_null(strstr(err_, "cluster lightning"));
+        char log[64];
+        snprintf(log, sizeof(log), "logs%d/rank-%d.log", n, n - 1);
+        slurp(at(log), out_, sizeof(out_));
+        assert_int_equal(count(out_, "\"done\""), 1);
+    }
+}
+
+/* A command with variables as a launcher would set them, one process each. */
+static void works_with_plain_variables(void **state)
+{
+    char one[80], some[80];
+    (void)state;
+    runs_as("A=b", TRAIN "--max-steps 3", 0);
+    hash_of_run(one);
+    char variables[256];
+    /* Rank 1 says nothing; its files are written over by rank 0's. */
+    snprintf(variables, sizeof(variables),
+             "RANK=1 WORLD_SIZE=2 LOCAL_RANK=1 LOCAL_WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 "
+             "MASTER_PORT=%d",
+             20000 + (int)(getpid() % 5000));
+    const pid_t other = begin(variables, TRAIN "--max-steps 3");
+    nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL);
+    variables[5] = '0';
+    *(strstr(variables, "LOCAL_RANK=") + 11) = '0';
+    runs_as(variables, TRAIN "--max-steps 3", 0);
+    hash_of_run(some);
+    assert_string_equal(some, one);
+    int status;
+    assert_int_equal(waitpid(other, &status, 0), other);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+static void refuses_in_one_line(void **state)
+{
+    (void)state;
+    runs_as("A=b", "train --data text:nothing.txt --devices 3", 2);
+    assert_int_equal(count(err_, "nothing.txt"), 1);
+    runs_as("A=b", "train --data text:text.txt --devices 0", 2);
+    assert_int_equal(count(err_, "\n"), 1);
+    runs_as("SLURM_NTASKS=2 SLURM_PROCID=0", TRAIN, 2);
+    assert_non_null(strstr(err_, "SLURM_LOCALID is not set"));
+}
+
+static void names_a_killed_rank(void **state)
+{
+    pid_t ranks[8];
+    (void)state;
+    const pid_t pid = begin("A=b", TRAIN "--max-steps 1000000 --devices 3");
+    await_step("\"step\":3,");
+    assert_int_equal(children_of(pid, ranks, 8), 3);
+    kill(ranks[1], SIGKILL);
+    const int status = end(pid);
+    assert_int_equal(status, 128 + SIGKILL);
+    if (!strstr(err_, "rank 1")) fail_msg("said: %s", err_);
+    for (int i = 0; i < 3; ++i) assert_true(kill(ranks[i], 0) != 0 && errno == ESRCH);
+}
+
+static void ends_with_its_parent(void **state)
+{
+    pid_t ranks[8];
+    (void)state;
+    const pid_t pid = begin("A=b", TRAIN "--max-steps 1000000 --devices 2");
+    await_step("\"step\":3,");
+    assert_int_equal(children_of(pid, ranks, 8), 2);
+    kill(pid, SIGKILL);
+    assert_int_equal(end(pid), 1000 + SIGKILL);
+    for (int i = 0; i < 1000 && (kill(ranks[0], 0) == 0 || kill(ranks[1], 0) == 0); ++i)
+        nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+    assert_true(kill(ranks[0], 0) != 0 && kill(ranks[1], 0) != 0);
+}
+
+/* SIGUSR1 to the last rank alone: all stop after a checkpoint, the job is queued again; started as
+ * the scheduler does, it goes on, to the bits of a run that was not stopped. */
+static void is_requeued_and_goes_on(void **state)
+{
+    char one[80], some[80];
+    pid_t ranks[8];
+    (void)state;
+    runs_as("A=b", TRAIN "--max-steps 400 --log-every 1", 0);
+    hash_of_run(one);
+    const pid_t pid =
+        begin("PATH=.:$PATH SLURM_ARRAY_JOB_ID=7 SLURM_ARRAY_TASK_ID=3 SLURM_JOB_ID=9",
+              TRAIN "--max-steps 400 --devices 2 --out again");
+    await_step("\"step\":5,");
+    assert_int_equal(children_of(pid, ranks, 8), 2);
+    kill(ranks[1], SIGUSR1);
+    assert_int_equal(end(pid), 75);
+    if (!strstr(err_, "SIGUSR1")) fail_msg("said: %s", err_);
+    char text[256];
+    slurp(at("requeued.txt"), text, sizeof(text));
+    assert_string_equal(text, "requeue 7_3\n"); /* by one rank, once */
+    runs_as("SLURM_RESTART_COUNT=1 SLURM_JOB_ID=9", TRAIN "--max-steps 400 --devices 2 --out again",
+            0);
+    hash_of_run(some);
+    assert_string_equal(some, one);
+    assert_null(strstr(out_, "\"step\":1,")); /* it did not begin anew */
+}
+
+static int make_files(void **state)
+{
+    if (temporary_make(state) != 0) return -1;
+    FILE *text = fopen(at("text.txt"), "w"), *scontrol = fopen(at("scontrol"), "w");
+    if (!text || !scontrol) return -1;
+    for (int i = 0; i < 2000; ++i) fprintf(text, "line %d of a text\n", i);
+    fprintf(scontrol, "#!/bin/sh\necho \"$@\" >>requeued.txt\n");
+    if (fclose(text) != 0 || fclose(scontrol) != 0) return -1;
+    return chmod(at("scontrol"), 0700);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(gives_the_bits_of_one), cmocka_unit_test(works_with_plain_variables),
+        cmocka_unit_test(refuses_in_one_line),   cmocka_unit_test(names_a_killed_rank),
+        cmocka_unit_test(ends_with_its_parent),  cmocka_unit_test(is_requeued_and_goes_on),
+    };
+    return cmocka_run_group_tests(tests, make_files, temporary_remove);
+}
