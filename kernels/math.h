@@ -519,7 +519,8 @@ IV_FN f64 iv_sin_turn_d(f64 x, u32 turn, u64 sign)
 {
     f64 r;
     if (!(IV_ABS64_(x) < IV_INF64_)) return IV_NAN64_;
-    return iv_sin_quadrant_d(r, iv_trig_reduce_d(IV_ABS64_(x), &r) + turn, sign);
+    const u32 quadrant = iv_trig_reduce_d(IV_ABS64_(x), &r) + turn;
+    return iv_sin_quadrant_d(r, quadrant, sign);
 }
 
 /* Sine of any f64 x in radians; NaN at infinity; keeps the sign of zero.  Max error 1.55 ulp. */
