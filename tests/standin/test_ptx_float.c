@@ -168,6 +168,8 @@ FN(min32, of_f((float)least((double)f(a), (double)f(b))))
 FN(max32, of_f((float)-least(-(double)f(a), -(double)f(b))))
 FN(min64, of_g(least(g(a), g(b))))
 FN(max64, isnan(g(a)) ? b : isnan(g(b)) ? a : of_g(-least(-g(a), -g(b))))
+FN(sign32, (b & 0x7fffffffu) | (signbit(f(a)) ? 0x80000000u : 0))
+FN(sign64, (b & ~((u64)1 << 63)) | (signbit(g(a)) ? (u64)1 << 63 : 0))
 FN(neg32, a ^ 0x80000000u)
 FN(abs32, a & 0x7fffffffu)
 FN(neg64, a ^ ((u64)1 << 63))
@@ -270,21 +272,23 @@ static const rig_row rows[] = {
                         R1("neg.f64", "f64", "f64", neg64) R1("abs.f64", "f64", "f64", abs64)
                             R1("mov.f32", "f32", "f32", same) R1("mov.f64", "f64", "f64", same)
                                 R3("selp.f32", "f32", "f32", "f32", "pred",
-                                   pick) R3("selp.f64", "f64", "f64", "f64", "pred", pick) SETP(eq)
-                                    SETP(ne) SETP(lt) SETP(le) SETP(gt) SETP(ge) SETP(equ) SETP(
-                                        neu) SETP(ltu) SETP(leu) SETP(gtu) SETP(geu) SETP(num)
-                                        SETP(nan) TO(rni) TO(rzi) TO(rmi) TO(rpi) R1(
-                                            "cvt.rn.f32.u16", "f32", "u16",
-                                            f_u) R1("cvt.rn.f32.u32", "f32", "u32", f_u)
-                                            R1("cvt.rn.f32.u64", "f32", "u64",
-                                               f_u) R1("cvt.rn.f32.s16", "f32", "s16", f_s16)
-                                                R1("cvt.rn.f32.s32", "f32", "s32",
-                                                   f_s32) R1("cvt.rn.f32.s64", "f32", "s64", f_s64)
-                                                    R1("cvt.rn.f64.u16", "f64", "u16", g_u)
-                                                        R1("cvt.rn.f64."
-                                                           "u32",
-                                                           "f64", "u32", g_u) R1("cvt.rn.f64.u64",
-                                                                                 "f64", "u64", g_u)
+                                   pick) R3("selp.f64", "f64", "f64", "f64", "pred",
+                                            pick) R2("copysign.f32", "f32", "f32", "f32", sign32)
+                                    R2("copysign.f64", "f64", "f64", "f64", sign64) SETP(eq)
+                                        SETP(ne) SETP(lt) SETP(le) SETP(gt) SETP(ge) SETP(equ) SETP(
+                                            neu) SETP(ltu) SETP(leu) SETP(gtu) SETP(geu) SETP(num)
+                                            SETP(nan) TO(rni) TO(rzi) TO(rmi) TO(rpi) R1(
+                                                "cvt.rn.f32.u16", "f32", "u16",
+                                                f_u) R1("cvt.rn.f32.u32", "f32", "u32", f_u)
+                                                R1("cvt.rn.f32.u64", "f32", "u64", f_u) R1(
+                                                    "cvt.rn.f32.s16", "f32", "s16",
+                                                    f_s16) R1("cvt.rn.f32.s32", "f32", "s32", f_s32)
+                                                    R1("cvt.rn.f32.s64", "f32", "s64",
+                                                       f_s64) R1("cvt.rn.f64.u16", "f64", "u16",
+                                                                 g_u) R1("cvt.rn.f64."
+                                                                         "u32",
+                                                                         "f64", "u32", g_u)
+                                                        R1("cvt.rn.f64.u64", "f64", "u64", g_u)
                                                             R1("cvt.rn.f64.s16", "f64", "s16",
                                                                g_s16) R1("cvt.rn.f64."
                                                                          "s32",
