@@ -117,6 +117,11 @@ bool ptx_function_counts(const ptx_function *f, int32_t k, ptx_counts *out)
     return false;
 }
 
+void ptx_function_forget(ptx_function *f)
+{
+    memset(f->counts, 0, (size_t)f->n_counters * sizeof(*f->counts));
+}
+
 static double ratio(int64_t units, int64_t ideal)
 {
     return ideal ? (double)units / (double)ideal : 1;

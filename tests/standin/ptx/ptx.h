@@ -77,6 +77,8 @@ typedef struct ptx_counts {
 } ptx_counts;
 /* The k-th memory instruction of the function; false: no more. */
 bool ptx_function_counts(const ptx_function *f, int32_t k, ptx_counts *out);
+/* Begins to count anew. */
+void ptx_function_forget(ptx_function *f);
 /* One line a kernel, and one for each instruction that is worse than 1.25 times the ideal, or
  * 2-way. */
 void ptx_report(const ptx_module *m, void (*line)(void *ctx, const char *text), void *ctx);
