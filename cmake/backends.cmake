@@ -8,7 +8,6 @@ pkg_check_modules(YAML REQUIRED IMPORTED_TARGET yaml-0.1)
 pkg_check_modules(CJSON REQUIRED IMPORTED_TARGET libcjson)
 pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
 
-# The OpenCL backend is unfinished (docs/opencl.md): it is built only where it is asked for.
 set(INVAR_OPENCL OFF CACHE STRING "OPENCL: AUTO, ON or OFF")
 foreach(name OPENMP ONEDNN BLAS HWLOC OPENCL CUDA HIP MPI)
   set(INVAR_${name} AUTO CACHE STRING "${name}: AUTO, ON or OFF")

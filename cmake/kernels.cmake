@@ -115,7 +115,7 @@ endfunction()
 function(iv_kernel_texts out)
   set(folder ${PROJECT_SOURCE_DIR}/kernels)
   file(GLOB kernels CONFIGURE_DEPENDS ${folder}/*.k)
-  set(files ${folder}/portable.h ${folder}/math.h ${folder}/philox.h ${folder}/fold.h ${folder}/tile.h ${folder}/elem.h ${kernels})
+  set(files ${folder}/portable.h ${folder}/math.h ${folder}/philox.h ${folder}/fold.h ${folder}/tile_vector.h ${folder}/tile.h ${folder}/elem.h ${kernels})
   set(path ${CMAKE_BINARY_DIR}/kernels/texts.c)
   add_custom_command(OUTPUT ${path} DEPENDS ${files} ${PROJECT_SOURCE_DIR}/cmake/embed.cmake VERBATIM
                      COMMAND ${CMAKE_COMMAND} -DOUT=${path} "-DFILES=${files}" -P ${PROJECT_SOURCE_DIR}/cmake/embed.cmake)

@@ -85,6 +85,8 @@ int64_t iv__now_ns(void);
     X(BLAS, "INVAR_BLAS_LIB",                                                                      \
       "path of the CBLAS library to open instead of the one found at build")                       \
     X(OPENCL, "INVAR_OPENCL_LIB", "path of the OpenCL ICD loader to open")                         \
+    X(OPENCL_FORM, "INVAR_OPENCL_FORM",                                                            \
+      "kernels of OpenCL devices as lanes (work-items) or loops (default: loops on processors)")   \
     X(CUDA, "INVAR_CUDA_LIB", "path of libcuda.so.1 to open")                                      \
     X(HIP, "INVAR_HIP_LIB", "path of libamdhip64 to open")                                         \
     X(NVRTC, "INVAR_NVRTC_LIB", "path of the libnvrtc to open")                                    \

@@ -30,6 +30,11 @@ static iv_status open_index(iv__device *d, const char *name, int32_t index)
                 name, n);
     IV_TRY(d->vt->device_open(d->drv, index, &d->dev));
     IV_TRY(d->vt->device_info(d->dev, &d->info));
+    if (d->invariant && !d->info.exact)
+        IV_FAIL(IV_UNSUPPORTED,
+                "opening device %s (%s): it cannot give the bits of --numerics invariant: %s "
+                "[hint: --numerics fast, or another device]",
+                name, d->info.name, d->info.notes);
     return d->vt->queue_open(d->dev, IV_QUEUE_COMPUTE, &d->queue);
 }
 

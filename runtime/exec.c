@@ -1,19 +1,22 @@
 /* exec.c: running a plan and printing it. */
 #include "plan.h"
 
-iv_status iv__plan_run(iv__plan *p)
+iv_status iv__plan_run_step(iv__plan *p, int64_t i)
 {
     const iv_backend *vt = p->device->vt;
     void *q = p->device->queue;
-    for (int64_t i = 0; i < p->n_steps; ++i) {
-        iv__step *s = &p->steps[i];
-        iv_status st = s->kind == IV_STEP_LAUNCH ? vt->launch(q, s->kernel, &s->launch)
-                       : s->kind == IV_STEP_CALL ? s->impl->run(q, s->prepared, s->io)
-                                                 : vt->fill(q, s->launch.buf[0], 0);
-        if (st != IV_OK)
-            return iv__context(st, "running step %lld (%s) of %s", (long long)i, s->label,
-                               s->node >= 0 ? p->graph->nodes[s->node].name : "the plan");
-    }
+    iv__step *s = &p->steps[i];
+    iv_status st = s->kind == IV_STEP_LAUNCH ? vt->launch(q, s->kernel, &s->launch)
+                   : s->kind == IV_STEP_CALL ? s->impl->run(q, s->prepared, s->io)
+                                             : vt->fill(q, s->launch.buf[0], 0);
+    if (st == IV_OK) return st;
+    return iv__context(st, "running step %lld (%s) of %s", (long long)i, s->label,
+                       s->node >= 0 ? p->graph->nodes[s->node].name : "the plan");
+}
+
+iv_status iv__plan_run(iv__plan *p)
+{
+    for (int64_t i = 0; i < p->n_steps; ++i) IV_TRY(iv__plan_run_step(p, i));
     return IV_OK;
 }
 

@@ -464,6 +464,33 @@ typedef struct iv_memory_report {
     int64_t allocated; /* by the device's own count */
 } iv_memory_report;
 IV_API void iv_trainer_memory(const iv_trainer *t, iv_memory_report *out);
+/* Compares two devices: both trainers, opened on one configuration but for the device, make one
+ * training step on the same made-up samples, operator by operator; then the update. */
+typedef struct iv_check_report {
+    int64_t compared;       /* tensors that were compared */
+    int64_t different;      /* elements of the tensor below whose bits differ; 0: all is equal */
+    int64_t elements;       /* of that tensor, the first one with a difference */
+    char node[128], op[64]; /* "h.0.softmax", "softmax"; or a parameter and "parameter" */
+    char label[2][64];      /* what computed it: "cpu.gemm", "matmul_ff" */
+    int32_t output;         /* of the node */
+    int64_t element;        /* the first that differs, in row-major order, */
+    char index[64];         /* and as "[0,3,7]" */
+    iv_dtype type;
+    uint64_t bits[2];
+} iv_check_report;
+IV_API iv_status iv_trainer_check(iv_trainer *a, iv_trainer *b, iv_check_report *out);
+/* Where the time of a training step goes: a row for each step of the plan, then for the gradient
+ * norm and the update, each alone and finished, and for a whole training step.  Parameters are
+ * worth nothing afterwards.  The caller frees *out; texts live as long as the trainer. */
+typedef struct iv_step_time {
+    const char *label, *node; /* "softmax_ff", "block0.attention" */
+    int64_t ns;               /* the shortest of the runs */
+    int64_t cpu_ns;           /* processor time of this process, the least of the runs */
+    int64_t bytes;            /* of the operands, each counted once */
+    double flops;             /* of matrix products, else 0 */
+} iv_step_time;
+IV_API iv_status iv_trainer_profile(iv_trainer *t, int64_t runs, iv_step_time **out,
+                                    int64_t *out_n);
 typedef struct iv_trainer_info {
     int64_t step, max_steps, samples_seen, batch, grains, accumulate, parameters;
     const char *device, *precision, *numerics;

@@ -69,15 +69,11 @@ static iv_status check_leaves(iv__plan *p, char *name, size_t size, bool *found)
 
 iv_status iv__plan_first_nonfinite(iv__plan *p, char *out_name, size_t size)
 {
-    const iv_backend *vt = p->device->vt;
-    void *q = p->device->queue;
     bool found = false;
     IV_TRY(check_leaves(p, out_name, size, &found));
     for (int64_t i = 0; i < p->n_steps && !found; ++i) {
-        iv__step *s = &p->steps[i];
-        if (s->kind == IV_STEP_FILL) IV_TRY(vt->fill(q, s->launch.buf[0], 0));
-        else if (s->kind == IV_STEP_CALL) IV_TRY(s->impl->run(q, s->prepared, s->io));
-        else IV_TRY(vt->launch(q, s->kernel, &s->launch));
+        const iv__step *s = &p->steps[i];
+        IV_TRY(iv__plan_run_step(p, i));
         if (s->node < 0) continue;
         const iv__node *n = &p->graph->nodes[s->node];
         bool last = i + 1 == p->n_steps || p->steps[i + 1].node != s->node;

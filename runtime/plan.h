@@ -75,8 +75,9 @@ typedef struct iv__plan {
 iv_status iv__plan_new(iv__store *store, iv_graph *g, int64_t samples, const iv__plan *spare,
                        iv__plan **out);
 void iv__plan_free(iv__plan *p);
-/* Enqueues all steps. */
+/* Enqueues all steps; one step. */
 iv_status iv__plan_run(iv__plan *p);
+iv_status iv__plan_run_step(iv__plan *p, int64_t i);
 /* Writes an input by name (IV_INVALID if the graph has none); bytes of its planned type. */
 iv_status iv__plan_write(iv__plan *p, int32_t value, const void *src);
 /* Range of a value that the host reads or writes (inputs, outputs, parameters). */

@@ -36,7 +36,8 @@ static iv_status no_f64(const iv__source_target *t, const char *what)
 
 static iv_status make_file(const iv__source_target *t, const iv_kernel_src *src, iv__source *s)
 {
-    static const char *const headers[] = {"portable.h", "math.h", "philox.h", "fold.h", "tile.h"};
+    static const char *const headers[] = {"portable.h", "math.h",        "philox.h",
+                                          "fold.h",     "tile_vector.h", "tile.h"};
     char file[64];
     snprintf(s->what, sizeof(s->what), "%s_%s", src->name, src->sig);
     snprintf(s->function, sizeof(s->function), "%s", src->name);

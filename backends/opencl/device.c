@@ -48,8 +48,9 @@ static void read_properties(cl_dev *d)
                                             d->platform, NULL) != CL_SUCCESS)
         snprintf(d->platform, sizeof(d->platform), "?");
     d->pocl = strcmp(d->platform, "Portable Computing Language") == 0;
-    d->cpu =
-        (device_number(d->id, CL_DEVICE_TYPE, sizeof(cl_device_type)) & CL_DEVICE_TYPE_CPU) != 0;
+    const char *form = iv__cl_host->env("INVAR_OPENCL_FORM");
+    const uint64_t type = device_number(d->id, CL_DEVICE_TYPE, sizeof(cl_device_type));
+    d->cpu = form ? strcmp(form, "loops") == 0 : (type & CL_DEVICE_TYPE_CPU) != 0;
     d->f64 = device_number(d->id, CL_DEVICE_DOUBLE_FP_CONFIG, sizeof(cl_device_fp_config)) != 0;
     d->f16 = has_extension(d->id, "cl_khr_fp16");
     d->exact_option =
@@ -59,6 +60,9 @@ static void read_properties(cl_dev *d)
     d->most_bytes = (int64_t)device_number(d->id, CL_DEVICE_MAX_MEM_ALLOC_SIZE, sizeof(cl_ulong));
     d->units = (cl_uint)device_number(d->id, CL_DEVICE_MAX_COMPUTE_UNITS, sizeof(cl_uint));
     if (d->units == 0) d->units = 1;
+    const uint64_t vector =
+        device_number(d->id, CL_DEVICE_NATIVE_VECTOR_WIDTH_FLOAT, sizeof(cl_uint));
+    d->vector = vector >= 16 ? 16 : vector >= 8 ? 8 : 4;
 }
 
 /* Whether groups of 64 work-items with 48 KiB of local memory fit, as the kernels of a GPU need. */
@@ -104,9 +108,12 @@ iv_status iv__cl_device_open(cl_device_id id, int32_t index, const char *cache,
     d->cache = (iv__cache){.host = iv__cl_host, .kind = "opencl"};
     if (named == IV__CACHE_NAMED || !d->pocl)
         snprintf(d->cache.folder, sizeof(d->cache.folder), "%s", cache);
-    snprintf(d->notes, sizeof(d->notes), "%s, f16 %s",
-             d->cpu ? "kernels in the host's form" : "groups of 64 work-items",
-             d->f16 ? "supported" : "stored only");
+    const uint64_t local = device_number(id, CL_DEVICE_LOCAL_MEM_SIZE, sizeof(cl_ulong)),
+                   group = device_number(id, CL_DEVICE_MAX_WORK_GROUP_SIZE, sizeof(size_t));
+    snprintf(d->notes, sizeof(d->notes),
+             "%s; groups of up to %llu work-items, %llu KiB of local memory; f16 %s",
+             d->cpu ? "kernels as loops" : "kernels as 64 lanes", (unsigned long long)group,
+             (unsigned long long)(local >> 10), d->f16 ? "supported" : "stored only");
     iv_status s = check_limits(d);
     if (s == IV_OK) s = open_context(d);
     if (s == IV_OK)

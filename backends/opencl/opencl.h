@@ -60,6 +60,7 @@ typedef struct cl_device {
     int64_t mem_bytes, most_bytes, allocated;
     uint64_t freed; /* number of memories freed: arguments set before may be stale */
     cl_uint units;
+    int vector; /* CPU devices: f32 in a vector register, 4 to 16 */
     bool cpu, pocl, f64, f16, exact_option, exact;
 } cl_dev;
 
@@ -72,10 +73,12 @@ typedef struct cl_kern {
     uint64_t freed;          /* when this many memories had been freed */
 } cl_kern;
 
-enum { CL_RING = 64 };
+enum { CL_RING = 64, CL_STAGE = 1 << 20 };
 typedef struct cl_queue {
     cl_dev *dev;
     cl_command_queue queue;
+    cl_memory *stage;       /* pinned: what `write` has taken and the device may not have read */
+    int64_t staged;         /* bytes of it in use since the last sync */
     cl_event ring[CL_RING]; /* point s of the timeline in ring[s % CL_RING] */
     uint64_t seq;           /* last point */
     iv_status failed;       /* not IV_OK: what every call returns */

@@ -11,9 +11,12 @@
 
 static void options_of(const cl_dev *d, char *out, size_t size)
 {
-    snprintf(out, size, "-w -cl-std=CL1.2%s%s%s",
-             d->exact_option ? " -cl-fp32-correctly-rounded-divide-sqrt" : "",
-             d->f64 ? " -DIV_HAS_F64" : "", d->cpu ? " -DIV_CPU_DEVICE" : "");
+    const int n = snprintf(out, size, "-w -cl-std=CL1.2%s%s",
+                           d->exact_option ? " -cl-fp32-correctly-rounded-divide-sqrt" : "",
+                           d->f64 ? " -DIV_HAS_F64" : "");
+    if (d->cpu)
+        snprintf(out + n, size - (size_t)n, " -DIV_CPU_DEVICE -DIV_VECTOR=%d -DIV_VECTOR64=%d",
+                 d->vector, d->vector / 2);
 }
 
 static bool key_of(const cl_dev *d, const iv__source *s, const char *options, uint64_t out[2])

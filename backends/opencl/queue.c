@@ -1,5 +1,6 @@
 /* queue.c: in-order queues: copies, launches, timeline (see opencl.h).
  *
+ * Small writes are taken to pinned memory and enqueued without waiting; larger ones wait.
  * A fault is sticky: the first one is kept, and every later call returns it.  A launch is one
  * enqueue, and sets only the arguments that have changed.  Points of the timeline are events of
  * markers; the last 64 are kept, and an older one is as good as the oldest of these, because the
@@ -44,9 +45,14 @@ iv_status iv__cl_queue_open(void *dev, iv_queue_kind kind, void **out_q)
     if (!q) return iv__cl_host->fail(IV_NO_MEMORY, "opening a queue of %s", d->label);
     q->dev = d;
     q->queue = iv__cl.CreateCommandQueue(d->context, d->id, 0, &e);
-    if (!q->queue) {
-        free(q);
-        return iv__cl_fail(e, "opening a queue of %s (%s)", d->label, d->name);
+    iv_status s = IV_OK;
+    void *stage = NULL;
+    if (!q->queue) s = iv__cl_fail(e, "opening a queue of %s (%s)", d->label, d->name);
+    if (s == IV_OK) s = iv__cl_mem_alloc(d, CL_STAGE, IV_MEM_HOST, &stage);
+    q->stage = stage;
+    if (s != IV_OK) {
+        iv__cl_queue_close(q);
+        return s;
     }
     *out_q = q;
     return IV_OK;
@@ -56,10 +62,11 @@ void iv__cl_queue_close(void *queue)
 {
     cl_queue *q = queue;
     if (!q) return;
-    iv__cl.Finish(q->queue);
+    if (q->queue) iv__cl.Finish(q->queue);
     for (int i = 0; i < CL_RING; ++i)
         if (q->ring[i]) iv__cl.ReleaseEvent(q->ring[i]);
-    iv__cl.ReleaseCommandQueue(q->queue);
+    iv__cl_mem_free(q->dev, q->stage);
+    if (q->queue) iv__cl.ReleaseCommandQueue(q->queue);
     free(q);
 }
 
@@ -85,8 +92,16 @@ iv_status iv__cl_write(void *queue, iv_buffer dst, const void *src)
         memcpy(pinned(dst), src, (size_t)dst.bytes);
         return IV_OK;
     }
+    cl_bool wait = CL_TRUE;
+    if (dst.bytes <= CL_STAGE) {
+        const iv_status s = q->staged + dst.bytes > CL_STAGE ? iv__cl_sync(q) : IV_OK;
+        if (s != IV_OK) return s;
+        src = memcpy((char *)q->stage->host + q->staged, src, (size_t)dst.bytes);
+        q->staged += (dst.bytes + 63) / 64 * 64;
+        wait = CL_FALSE;
+    }
     const cl_int e =
-        iv__cl.EnqueueWriteBuffer(q->queue, memory_of(dst)->mem, CL_TRUE, (size_t)dst.offset,
+        iv__cl.EnqueueWriteBuffer(q->queue, memory_of(dst)->mem, wait, (size_t)dst.offset,
                                   (size_t)dst.bytes, src, 0, NULL, NULL);
     return e == CL_SUCCESS ? IV_OK : fault(q, e, "writing %lld bytes", (long long)dst.bytes);
 }
@@ -243,5 +258,7 @@ iv_status iv__cl_sync(void *queue)
     cl_queue *q = queue;
     if (q->failed != IV_OK) return again(q);
     const cl_int e = iv__cl.Finish(q->queue);
-    return e == CL_SUCCESS ? IV_OK : fault(q, e, "waiting for all work");
+    if (e != CL_SUCCESS) return fault(q, e, "waiting for all work");
+    q->staged = 0;
+    return IV_OK;
 }

@@ -45,7 +45,9 @@ enum {
     IV_CLI_CKPT = 64,
     IV_CLI_HELP = 128,
     IV_CLI_CLUSTER = 256,
-    IV_CLI_TOPO = 512
+    IV_CLI_TOPO = 512,
+    IV_CLI_BENCH = 1024,
+    IV_CLI_CHECK = 2048
 };
 
 /* The arguments, read. */
@@ -59,6 +61,7 @@ struct iv__cli {
     bool quiet;                                    /* a rank that reports nothing but faults */
     const char *prompt, *checkpoint, *config_file; /* generate; NULL: not given */
     int64_t tokens, top_k, seed, keep;
+    int64_t runs; /* bench */
     double temperature;
     iv__cli_setting set[IV_CLI_MOST_SETTINGS];
     int32_t n_set;
@@ -149,6 +152,9 @@ typedef struct iv__cli_run {
 /* Opens config (taken over) and what it names; without data.train the data stays NULL. */
 int iv__cli_open(const iv__cli *c, iv_config *config, bool with_data, iv__cli_run *out);
 void iv__cli_close(iv__cli_run *r);
+/* For commands that only look: nothing is resumed, no run folder is made, and a model of text may
+ * be without data.  Frees config unless it returns 0. */
+int iv__cli_neutral(const iv__cli *c, iv_config *config);
 
 /* ---- rank.c ---- */
 enum { IV_CLI_SPAWNED = -1 }; /* the ranks did the work, in processes of their own */
@@ -164,6 +170,8 @@ int iv__cli_spawn(const iv__cli *c, const iv_config *config, const iv_ranks *r);
 int iv__cli_train(iv__cli *c);
 int iv__cli_generate(iv__cli *c);
 int iv__cli_plan(iv__cli *c);
+int iv__cli_bench(iv__cli *c);
+int iv__cli_check(iv__cli *c);
 int iv__cli_devices(iv__cli *c);
 int iv__cli_plugins(iv__cli *c);
 int iv__cli_env(iv__cli *c);

@@ -28,6 +28,18 @@ int iv__cli_open(const iv__cli *c, iv_config *config, bool with_data, iv__cli_ru
     return status;
 }
 
+int iv__cli_neutral(const iv__cli *c, iv_config *config)
+{
+    iv_status s = iv_config_set(config, "out.dir", "");
+    if (s == IV_OK) s = iv_config_set(config, "out.resume", "");
+    if (s == IV_OK && !*iv_config_str(config, "data.train") &&
+        iv_config_int(config, "model.vocab") == 0)
+        s = iv_config_set(config, "model.vocab", "256"); /* bytes */
+    if (s == IV_OK) return 0;
+    iv_config_free(config);
+    return iv__cli_status(c, s);
+}
+
 void iv__cli_close(iv__cli_run *r)
 {
     iv_trainer_close(r->trainer);

@@ -13,8 +13,9 @@
 enum {
     ALL = -1,
     TABLES = IV_CLI_TRAIN | IV_CLI_GENERATE | IV_CLI_PLAN | IV_CLI_DEVICES | IV_CLI_PLUGINS |
-             IV_CLI_ENV | IV_CLI_CKPT | IV_CLI_CLUSTER | IV_CLI_TOPO,
-    RUNS = IV_CLI_TRAIN | IV_CLI_GENERATE | IV_CLI_PLAN | IV_CLI_CLUSTER | IV_CLI_TOPO
+             IV_CLI_ENV | IV_CLI_CKPT | IV_CLI_CLUSTER | IV_CLI_TOPO | IV_CLI_BENCH | IV_CLI_CHECK,
+    RUNS = IV_CLI_TRAIN | IV_CLI_GENERATE | IV_CLI_PLAN | IV_CLI_CLUSTER | IV_CLI_TOPO |
+           IV_CLI_BENCH | IV_CLI_CHECK
 };
 
 const iv__cli_option iv__cli_options[] = {
@@ -37,6 +38,8 @@ const iv__cli_option iv__cli_options[] = {
     {"--seed", NULL, IV_CLI_GENERATE, IV_OPT_INT, AT(seed), "N", "seed of the choice (default 1)"},
     {"--keep", NULL, IV_CLI_CKPT, IV_OPT_INT, AT(keep), "N",
      "prune: the newest N stay, and the one that `last` names (default 1)"},
+    {"--runs", NULL, IV_CLI_BENCH, IV_OPT_INT, AT(runs), "N",
+     "times each step is measured (default 5); the shortest counts"},
     {0},
 };
 
@@ -231,6 +234,7 @@ static int read_argument(iv__cli *c, const char *text)
 int iv__cli_parse(iv__cli *c, int argc, char **argv)
 {
     c->tokens = 256;
+    c->runs = 5;
     c->temperature = 0.8;
     c->seed = 1;
     c->keep = 1;

@@ -53,26 +53,13 @@ static int print_plan(const iv__cli *c, iv_trainer *t)
     return 0;
 }
 
-/* A plan is looked at: nothing is resumed, and no run folder is made. */
-static int neutral(const iv__cli *c, iv_config *config)
-{
-    iv_status s = iv_config_set(config, "out.dir", "");
-    if (s == IV_OK) s = iv_config_set(config, "out.resume", "");
-    return s == IV_OK ? 0 : iv__cli_status(c, s);
-}
-
 int iv__cli_plan(iv__cli *c)
 {
     iv_config *config;
     iv__cli_run run;
     int status = iv__cli_config(c, c->n_args ? c->arg[0] : NULL, &config);
-    if (status != 0) return status;
-    status = neutral(c, config);
-    if (status != 0) {
-        iv_config_free(config);
-        return status;
-    }
-    status = iv__cli_open(c, config, true, &run);
+    if (status == 0) status = iv__cli_neutral(c, config);
+    if (status == 0) status = iv__cli_open(c, config, true, &run);
     if (status != 0) return status;
     status = print_plan(c, run.trainer);
     iv__cli_close(&run);

@@ -1,8 +1,9 @@
 /* test_opencl_train.c: small trainings in `invariant` mode have the same hashes of parameters and
- * of optimizer state on opencl:0 as on cpu:0.  Most of the time goes into compiling the kernels: so
- * few, small runs.  Skips where there is no OpenCL device.
+ * of optimizer state on opencl:0 as on cpu:0, and on both together; a checkpoint of one goes on on
+ * the other.  Most of the time goes into compiling the kernels, so only two models run by
+ * themselves.  Skips where there is no OpenCL device.
  *
- *   test_opencl_train [FILTER]     only the tests that match, as "gpt*" */
+ *   test_opencl_train [FILTER]     the tests that match, as "gpt*", or "*" */
 #include "train/session.h"
 
 #include "conformance/hal.h"
@@ -36,6 +37,43 @@ static void same_hashes(const char *settings)
     assert_string_equal(opencl[1], cpu[1]);
 }
 
+/* Shares of 1:1 and, with three replicas on the processor, 3:1. */
+static void mixed(const char *settings)
+{
+    char one[2][33], both[2][33];
+    train(settings, "device.accelerator=cpu", one);
+    static const char *const lists[] = {"device.devices=cpu:0,opencl:0",
+                                        "device.devices=cpu:0,cpu:0,opencl:0,cpu:0"};
+    for (int i = 0; i < 2; ++i) {
+        train(settings, lists[i], both);
+        assert_string_equal(both[0], one[0]);
+        assert_string_equal(both[1], one[1]);
+    }
+}
+
+/* 2 steps on one device, saved; 3 on another; the hashes are those of 5 on one. */
+static void resumed(const char *settings, const char *first, const char *second)
+{
+    char whole[2][33], parts[2][33], all[1024];
+    session s;
+    iv_step_report r;
+    train(settings, "device.accelerator=cpu", whole);
+    snprintf(all, sizeof(all), "%s device.accelerator=%s", settings, first);
+    session_open(&s, all);
+    for (int i = 0; i < 2; ++i) WORKS(iv_trainer_step(s.trainer, &r));
+    WORKS(iv_trainer_save(s.trainer, at("moved.safetensors")));
+    session_close(&s);
+    snprintf(all, sizeof(all), "%s device.accelerator=%s", settings, second);
+    session_open(&s, all);
+    WORKS(iv_trainer_load(s.trainer, at("moved.safetensors")));
+    for (int i = 2; i < STEPS; ++i) WORKS(iv_trainer_step(s.trainer, &r));
+    WORKS(iv_trainer_hash(s.trainer, false, parts[0]));
+    WORKS(iv_trainer_hash(s.trainer, true, parts[1]));
+    session_close(&s);
+    assert_string_equal(parts[0], whole[0]);
+    assert_string_equal(parts[1], whole[1]);
+}
+
 #define RUN(test, settings)                                                                        \
     static void test(void **state)                                                                 \
     {                                                                                              \
@@ -53,13 +91,29 @@ RUN(cnn_f32, CNN "precision.name=32-true model.norm=batch")
 RUN(cnn_f64, CNN "precision.name=64-true")
 RUN(cnn_bf16, CNN "precision.name=bf16-mixed optim.name=sgd optim.momentum=0.9")
 
+#define GPT_F32 GPT "precision.name=32-true model.dropout=0.1"
+static void gpt_f32_mixed(void **state)
+{
+    (void)state;
+    mixed(GPT_F32);
+}
+
+static void gpt_f32_resumed(void **state)
+{
+    (void)state;
+    resumed(GPT_F32, "cpu", "opencl");
+    resumed(GPT_F32, "opencl", "cpu");
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(gpt_f32), cmocka_unit_test(gpt_f64), cmocka_unit_test(gpt_bf16),
-        cmocka_unit_test(cnn_f32), cmocka_unit_test(cnn_f64), cmocka_unit_test(cnn_bf16),
+        cmocka_unit_test(gpt_f32),         cmocka_unit_test(gpt_f32_mixed),
+        cmocka_unit_test(gpt_f32_resumed), cmocka_unit_test(gpt_f64),
+        cmocka_unit_test(gpt_bf16),        cmocka_unit_test(cnn_f32),
+        cmocka_unit_test(cnn_f64),         cmocka_unit_test(cnn_bf16),
     };
-    if (argc > 1) cmocka_set_test_filter(argv[1]);
+    cmocka_set_test_filter(argc > 1 ? argv[1] : "gpt_f32*");
     if (hal_open(&device, "opencl", 0, NULL) != IV_OK) {
         printf("skipped: %s\n", iv_error_message());
         return 77;

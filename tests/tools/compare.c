@@ -9,6 +9,7 @@
  * FILE.json: {"config": {...}, "adamw": {...}, "clip_norm": x, "KEY": {"loss": [...], "grad_norm":
  * [...]}} as PyTorch made it; --batches holds "input" [steps, B, T] and "target", or "label"
  * [steps, B] with images from "input" [steps, B, 1, H, W], or taken in file order from --idx.
+ * The last line has the hashes of parameters and optimizer state.
  * --grads: gradients of step 0, compared by largest element.  Tolerances are relative. Exit status:
  * 1 on a difference; with --missing skip 77 (and the reason) if a file is not there. */
 #include "base.h"
@@ -204,6 +205,10 @@ static iv_status run(const options *o, iv_config *c, const cJSON *ref, int *bad)
            "the gradient norm %.3g (%.3g)\n",
            o->model, o->precision, (long long)steps, worst_loss, o->loss_tol, worst_norm,
            o->norm_tol);
+    char hash[33], state[33];
+    IV_TRY(iv_trainer_hash(t, false, hash));
+    IV_TRY(iv_trainer_hash(t, true, state));
+    printf("hash %s %s\n", hash, state);
     iv_trainer_close(t);
     free(pixels);
     return IV_OK;
