@@ -105,6 +105,8 @@ int64_t iv__now_ns(void);
     X(OMP_PLACES, "OMP_PLACES", "places of OpenMP threads; as OMP_PROC_BIND")                      \
     X(GOMP_AFFINITY, "GOMP_CPU_AFFINITY", "CPUs of GNU OpenMP threads; as OMP_PROC_BIND")          \
     X(KMP_AFFINITY, "KMP_AFFINITY", "CPUs of LLVM OpenMP threads; as OMP_PROC_BIND")               \
+    X(INJECT, "INVAR_INJECT",                                                                      \
+      "for tests: step=N,grain=G,param=NAME[,value=inf] puts a value into a gradient")             \
     X(HOME, "HOME", "where .cache/invar is")
 typedef enum iv__env_key {
 #define X(key, name, help) IV__ENV_##key,
@@ -116,5 +118,12 @@ typedef enum iv__env_key {
 const char *iv__env(iv__env_key key);
 /* Value of any variable, or NULL if unset: only for what launchers leave to cluster plugins. */
 const char *iv__env_any(const char *name);
+
+/* ---- element types (dtype.c) ---- */
+/* 'f' 'd' 'b' 'h' for a float type, '?' else. */
+char iv__letter(iv_dtype t);
+/* One element of a float type as f64, and back; rounds to f32 first, then to 16 bits. */
+double iv__dtype_get(iv_dtype t, const void *src);
+void iv__dtype_put(iv_dtype t, void *dst, double x);
 
 #endif

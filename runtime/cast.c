@@ -154,7 +154,7 @@ static iv_status cast_node(caster *c, const iv__node *old, iv_cast_class cls)
     for (int32_t i = 0; i < n.n_out; ++i) {
         iv__value *v = &c->g->values[n.out[i]];
         if (!iv_dtype_is_float(v->dtype) || n.op == IV_OP_CAST) continue;
-        bool full = (full_out >> i & 1) || (v->full && cls == IV_CAST_LOWER && stores_full(n.op));
+        bool full = (full_out >> i & 1) || (v->full && t != c->full && stores_full(n.op));
         v->dtype = full ? c->full : t;
     }
     return emit(c, &n);
@@ -183,18 +183,17 @@ static iv_status cast_gradients(caster *c)
     return IV_OK;
 }
 
-iv_status iv__graph_cast(iv_graph *g, const iv_precision *policy, void *self)
+iv_status iv__graph_cast(iv_graph *g, const iv__precision *policy)
 {
     caster c = {.g = g,
-                .full = policy->master(self),
-                .compute = policy->compute(self),
-                .low = policy->low(self)};
+                .full = policy->policy.full,
+                .compute = policy->policy.compute,
+                .low = policy->policy.low};
     iv_status s = iv__reserve(&c.casts, &c.cap_casts, g->n_values + 1, sizeof(*c.casts), "casts");
     type_leaves(&c);
     for (int64_t i = 0; s == IV_OK && i < g->n_nodes; ++i) {
         const iv__op_info *op = &iv__ops[g->nodes[i].op];
-        s = cast_node(&c, &g->nodes[i],
-                      policy->classify ? policy->classify(self, op->name, op->cast) : op->cast);
+        s = cast_node(&c, &g->nodes[i], iv__precision_class(policy, op->name, op->cast));
     }
     if (s == IV_OK) s = cast_gradients(&c);
     free(c.casts);
@@ -207,4 +206,47 @@ iv_status iv__graph_cast(iv_graph *g, const iv_precision *policy, void *self)
     g->n_nodes = c.n_nodes;
     g->cap_nodes = c.cap_nodes;
     return IV_OK;
+}
+
+/* ---- classes as text ---- */
+
+/* "    in f16: matmul conv2d ..." for one class; gradients are left out: they follow. */
+static void print_class(const iv__precision *p, iv__text *t, iv_cast_class cls, const char *what)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < IV_OP_COUNT; ++i) {
+        const iv__op_info *op = &iv__ops[i];
+        if (i == IV_OP_ELEMENTS || !op->grad || i == IV_OP_CAST ||
+            iv__precision_class(p, op->name, op->cast) != cls)
+            continue;
+        iv__text_printf(t, "%s %s", n++ ? "" : what, op->name);
+    }
+    if (n) iv__text_printf(t, "\n");
+}
+
+iv_status iv__precision_classes(const iv__precision *p, iv__text *t)
+{
+    char what[IV_CAST_CLASS_COUNT][64];
+    snprintf(what[IV_CAST_LOWER], 64, "in %s:", iv_dtype_name(p->policy.low));
+    snprintf(what[IV_CAST_F32], 64, "in %s:", iv_dtype_name(p->policy.full));
+    snprintf(what[IV_CAST_WIDEST], 64, "in the widest input's type:");
+    snprintf(what[IV_CAST_KEEP], 64, "in the first input's type:");
+    if (p->policy.low == p->policy.full) return IV_OK; /* one type: classes change nothing */
+    for (int cls = 0; cls < IV_CAST_CLASS_COUNT; ++cls)
+        print_class(p, t, (iv_cast_class)cls, what[cls]);
+    if (t->failed) IV_FAIL(IV_NO_MEMORY, "printing a policy");
+    return IV_OK;
+}
+
+iv_status iv_precision_text(const char *spec, char **out_text)
+{
+    iv__precision p;
+    iv__text t = {0};
+    IV_TRY(iv__precision_start(spec, NULL, "cpu", &p));
+    iv_status s = iv__precision_text(&p, &t);
+    iv__precision_close(&p);
+    if (s == IV_OK && t.failed) s = iv__fail(IV_NO_MEMORY, "printing a policy");
+    if (s == IV_OK) *out_text = t.s;
+    else iv__text_free(&t);
+    return s;
 }

@@ -28,11 +28,6 @@ static iv_status open_plugin(const char *name, const iv_cluster **out, void **ou
 {
     const iv_plugin *p;
     IV_TRY(iv__registry_get(IV_PLUGIN_CLUSTER, name, &p, out_self));
-    if ((p->abi & 0xffff) < 1)
-        IV_FAIL(IV_UNAVAILABLE,
-                "cluster plugin %s: it was compiled for plugin ABI %u.0, which had another table "
-                "for clusters [hint: compile it again]",
-                name, p->abi >> 16);
     *out = p->vtable;
     return IV_OK;
 }

@@ -1,5 +1,7 @@
-/* dtype.c: names and sizes of element types, and shapes. */
+/* dtype.c: names, sizes and values of element types, and shapes. */
 #include "base.h"
+
+#include "../kernels/portable.h"
 
 static const struct {
     const char *name;
@@ -24,6 +26,41 @@ size_t iv_dtype_bytes(iv_dtype t)
 bool iv_dtype_is_float(iv_dtype t)
 {
     return (unsigned)t < IV_DTYPE_COUNT && types[t].is_float;
+}
+
+char iv__letter(iv_dtype t)
+{
+    return t == IV_F32 ? 'f' : t == IV_F64 ? 'd' : t == IV_BF16 ? 'b' : t == IV_F16 ? 'h' : '?';
+}
+
+double iv__dtype_get(iv_dtype t, const void *src)
+{
+    double x = 0;
+    float f = 0;
+    uint16_t h;
+    if (t == IV_F64) {
+        memcpy(&x, src, sizeof(x));
+        return x;
+    }
+    if (t == IV_F32) {
+        memcpy(&f, src, sizeof(f));
+        return (double)f;
+    }
+    memcpy(&h, src, sizeof(h));
+    return (double)(t == IV_BF16 ? iv_from_bf16(h) : iv_from_f16(h));
+}
+
+void iv__dtype_put(iv_dtype t, void *dst, double x)
+{
+    float f = (float)x;
+    if (t == IV_F64) {
+        memcpy(dst, &x, sizeof(x));
+    } else if (t == IV_F32) {
+        memcpy(dst, &f, sizeof(f));
+    } else {
+        uint16_t h = t == IV_BF16 ? iv_to_bf16(f) : iv_to_f16(f);
+        memcpy(dst, &h, sizeof(h));
+    }
 }
 
 int64_t iv_shape_count(const iv_shape *s)

@@ -9,7 +9,7 @@
 #define IV_GRAPH_H
 
 #include "base.h"
-#include "plugin.h"
+#include "precision.h"
 
 typedef enum iv__op {
 #define O(NAME, ...) IV_OP_##NAME,
@@ -148,7 +148,7 @@ void iv__gradient_add(iv_graph *g, int32_t v, iv_value d);
 iv_status iv__graph_split_gradients(iv_graph *g);
 
 /* cast.c: gives every value its type under the policy and inserts casts. */
-iv_status iv__graph_cast(iv_graph *g, const iv_precision *policy, void *self);
+iv_status iv__graph_cast(iv_graph *g, const iv__precision *policy);
 /* absorb.c: removes casts next to kernels that convert on load and store. */
 iv_status iv__graph_absorb(iv_graph *g);
 /* fuse.c: merges chains of element-wise nodes into ELEMENTS nodes. */

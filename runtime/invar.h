@@ -298,6 +298,9 @@ typedef struct iv_plugin_info {
 } iv_plugin_info;
 /* Candidate i (false past the end): built-in plugins and the libraries tried so far. */
 IV_API bool iv_plugin_entry(int32_t i, iv_plugin_info *out);
+/* What precision plugin `spec` ("16-mixed", "apex(level=O1)") does: types, loss scale, operators by
+ * type; lines of text.  The caller frees with free(). */
+IV_API iv_status iv_precision_text(const char *spec, char **out_text);
 /* Loads the shared libraries named in a comma-separated list (other entries are left alone). */
 IV_API iv_status iv_plugins_load(const char *list);
 
@@ -412,6 +415,12 @@ IV_API iv_status iv_model_spec_from(const iv_config *c, const iv_dataset_info *d
 
 /* ---- training ---- */
 typedef struct iv_trainer iv_trainer;
+/* Only an applied step changes parameters, optimizer state, step counter and learning rate. */
+typedef enum iv_step_outcome {
+    IV_APPLIED,
+    IV_SKIPPED_OVERFLOW, /* infinities or NaN; the loss scale was lowered where there is one */
+    IV_SKIPPED_NONE      /* no target counts in these samples: there is no loss */
+} iv_step_outcome;
 /* What one optimizer step did. */
 typedef struct iv_step_report {
     int64_t step;                       /* optimizer steps applied so far, this one included */
@@ -420,7 +429,10 @@ typedef struct iv_step_report {
     double lr, scale;                   /* learning rate used, loss scale */
     double samples_per_s, tokens_per_s; /* of this step; tokens 0 for images */
     int64_t ns;                         /* wall time of the step */
-    bool skipped;                       /* the precision plugin skipped the update */
+    bool skipped;                       /* outcome is not IV_APPLIED */
+    iv_step_outcome outcome;
+    double lost_updates; /* share of the parameters' changes that rounding them to 16 bits undid;
+                            -1: they are wider, or nothing was applied */
 } iv_step_report;
 
 /* Opens devices, plugins and data as the configuration says, meets the other ranks of the job,
@@ -450,6 +462,9 @@ IV_API iv_status iv_trainer_load_params(iv_trainer *t, const char *path);
 /* Hex of XXH3-128 over parameters and statistics, or over the optimizer state: 32 digits and NUL.
  */
 IV_API iv_status iv_trainer_hash(iv_trainer *t, bool optimizer_state, char out_hex[33]);
+/* Norms of the parameters' gradients of the last step, unscaled, before clipping: [param_count].
+ * IV_INVALID unless train.track_norm is set. */
+IV_API iv_status iv_trainer_grad_norms(iv_trainer *t, double *out);
 /* A parameter, or its last gradient (before clipping), as f64.  count: its elements. */
 IV_API int64_t iv_trainer_param_count(const iv_trainer *t);
 IV_API const char *iv_trainer_param_name(const iv_trainer *t, int64_t i, iv_shape *out_shape);

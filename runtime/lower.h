@@ -31,8 +31,6 @@ typedef struct iv__emit {
     double f[IV_KERNEL_FLOATS];
 } iv__emit;
 
-/* 'f' 'd' 'b' 'h' for a float type, '?' else. */
-char iv__letter(iv_dtype t);
 /* Input i and output i of the node being lowered. */
 iv__view iv__lower_in(iv__lower *l, const iv__node *n, int32_t i);
 iv__view iv__lower_out(iv__lower *l, const iv__node *n, int32_t i);

@@ -2,30 +2,11 @@
  * what each step wrote is looked at.  Slow, and used only when a step has failed already. */
 #include "trainer.h"
 
-#include "../kernels/portable.h"
-
 static bool all_finite(const char *host, iv_dtype t, int64_t n)
 {
+    int64_t bytes = (int64_t)iv_dtype_bytes(t);
     for (int64_t i = 0; i < n; ++i) {
-        double x = 0;
-        uint16_t h;
-        float f;
-        switch (t) {
-        case IV_F64: memcpy(&x, host + 8 * i, 8); break;
-        case IV_F32:
-            memcpy(&f, host + 4 * i, 4);
-            x = (double)f;
-            break;
-        case IV_BF16:
-            memcpy(&h, host + 2 * i, 2);
-            x = (double)iv_from_bf16(h);
-            break;
-        case IV_F16:
-            memcpy(&h, host + 2 * i, 2);
-            x = (double)iv_from_f16(h);
-            break;
-        default: return true;
-        }
+        double x = iv__dtype_get(t, host + i * bytes);
         if (x - x != 0) return false;
     }
     return true;
@@ -67,14 +48,15 @@ static iv_status check_leaves(iv__plan *p, char *name, size_t size, bool *found)
     return IV_OK;
 }
 
-iv_status iv__plan_first_nonfinite(iv__plan *p, char *out_name, size_t size)
+iv_status iv__plan_run_checked(iv__plan *p, int32_t *out_node, char *out_name, size_t size)
 {
     bool found = false;
     IV_TRY(check_leaves(p, out_name, size, &found));
-    for (int64_t i = 0; i < p->n_steps && !found; ++i) {
+    *out_node = found ? -1 : -2;
+    for (int64_t i = 0; i < p->n_steps; ++i) { /* all of them: what follows needs the results */
         const iv__step *s = &p->steps[i];
         IV_TRY(iv__plan_run_step(p, i));
-        if (s->node < 0) continue;
+        if (s->node < 0 || found) continue;
         const iv__node *n = &p->graph->nodes[s->node];
         bool last = i + 1 == p->n_steps || p->steps[i + 1].node != s->node;
         for (int32_t k = 0; last && k < n->n_out && !found; ++k) {
@@ -82,8 +64,26 @@ iv_status iv__plan_first_nonfinite(iv__plan *p, char *out_name, size_t size)
             if (p->layouts[n->out[k]].base == n->out[k]) IV_TRY(check_value(p, n->out[k], &finite));
             if (finite) continue;
             snprintf(out_name, size, "node %s (%s, output %d)", n->name, s->label, k);
+            *out_node = s->node;
             found = true;
         }
     }
     return IV_OK;
+}
+
+iv_status iv__plan_run_guarded(const iv_trainer *t, iv__plan *p)
+{
+    char name[256] = "";
+    int32_t node;
+    double scale = iv__precision_scale(&t->precision);
+    long long step = (long long)t->step + 1;
+    IV_TRY(iv__plan_run_checked(p, &node, name, sizeof(name)));
+    if (node == -2) return IV_OK;
+    if (node >= 0 && p->graph->nodes[node].backward && t->precision.vt->on_grads && scale != 1) {
+        iv__log(IV_LOG_WARN, "step %lld: gradients overflow first in %s at loss scale %g", step,
+                name, scale);
+        return IV_OK;
+    }
+    IV_FAIL(IV_NONFINITE, "training step %lld: the first infinity or NaN comes from %s", step,
+            name);
 }

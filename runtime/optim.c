@@ -1,10 +1,12 @@
 /* optim.c: schedules and the launches of norm and update (see optim.h and kernels/optim.k). */
 #include "optim.h"
 
+#include "rng.h"
 #include "../kernels/portable.h"
 #include "../kernels/math.h"
 
 enum { BLOCK = 4096 }; /* elements: part of the numerics contract */
+enum { SCALARS = 8 };  /* what kernels leave in scalar_mem */
 
 double iv__schedule_lr(const iv__schedule *s, int64_t t)
 {
@@ -27,15 +29,20 @@ static iv_status make(iv__optim *o)
 {
     iv__store *s = o->store;
     iv__device *d = s->device;
-    const char *sig = s->type == IV_F64 ? "dd" : "ff";
+    const char *sig = s->type == IV_F64 ? "dd" : "ff",
+               update[3] = {iv__letter(s->param_type), iv__letter(s->moment_type)};
+    bool power = o->o.norm_p != 2;
     int64_t b = (int64_t)iv_dtype_bytes(s->type);
     o->blocks = (s->param_elems + BLOCK - 1) / BLOCK;
     IV_TRY(iv__memory_alloc(d, 4 * b, "hyperparameters", &o->hyper_mem));
-    IV_TRY(iv__memory_alloc(d, 4 * b, "gradient norm", &o->scalar_mem));
+    IV_TRY(iv__memory_alloc(d, SCALARS * b, "gradient norm", &o->scalar_mem));
     IV_TRY(iv__memory_alloc(d, 2 * o->blocks * b, "norm blocks", &o->part_mem));
-    IV_TRY(iv__device_kernel(d, "optim", "grad_norm_blocks", sig, &o->norm_blocks));
-    IV_TRY(iv__device_kernel(d, "optim", "grad_norm", sig, &o->norm));
-    return iv__device_kernel(d, "optim", o->o.kind == IV_OPTIM_SGD ? "sgd" : "adam", sig,
+    IV_TRY(iv__device_kernel(d, "optim", power ? "grad_power_blocks" : "grad_norm_blocks", sig,
+                             &o->norm_blocks));
+    IV_TRY(iv__device_kernel(d, "optim", power ? "grad_power" : "grad_norm", sig, &o->norm));
+    if (iv_dtype_bytes(s->param_type) == 2)
+        IV_TRY(iv__device_kernel(d, "optim", "updates_lost", sig, &o->count));
+    return iv__device_kernel(d, "optim", o->o.kind == IV_OPTIM_SGD ? "sgd" : "adam", update,
                              &o->update);
 }
 
@@ -60,6 +67,7 @@ void iv__optim_free(iv__optim *o)
     iv__memory_free(&o->hyper_mem);
     iv__memory_free(&o->scalar_mem);
     iv__memory_free(&o->part_mem);
+    iv__memory_free(&o->one_mem);
     free(o);
 }
 
@@ -77,12 +85,12 @@ static iv_status write_hyper(iv__optim *o, const double h[4])
                             o->store->type == IV_F64 ? (const void *)h : (const void *)f);
 }
 
-static iv_status read_scalars(iv__optim *o, double s[4])
+static iv_status read_scalars(iv__optim *o, double s[SCALARS])
 {
-    float f[4];
+    float f[SCALARS];
     if (o->store->type == IV_F64) return iv__device_read(o->store->device, s, all(&o->scalar_mem));
     IV_TRY(iv__device_read(o->store->device, f, all(&o->scalar_mem)));
-    for (int i = 0; i < 4; ++i) s[i] = (double)f[i];
+    for (int i = 0; i < SCALARS; ++i) s[i] = (double)f[i];
     return IV_OK;
 }
 
@@ -91,7 +99,7 @@ iv_status iv__optim_norm(iv__optim *o, int64_t t, double lr, double inv_scale, d
 {
     iv__store *s = o->store;
     const iv_backend *vt = s->device->vt;
-    double h[4] = {lr, t == 0, 0, inv_scale}, r[4];
+    double h[4] = {lr, t == 0, 0, inv_scale}, r[SCALARS];
     if (o->o.kind != IV_OPTIM_SGD) {
         h[1] = 1 - iv_pow_d(o->o.beta1, (double)(t + 1));
         h[2] = __builtin_sqrt(1 - iv_pow_d(o->o.beta2, (double)(t + 1)));
@@ -100,12 +108,13 @@ iv_status iv__optim_norm(iv__optim *o, int64_t t, double lr, double inv_scale, d
     iv_launch blocks = {.n_bufs = 3,
                         .groups = o->blocks,
                         .buf = {all(&s->grad_mem), all(&o->hyper_mem), all(&o->part_mem)},
-                        .n = {s->param_elems, o->blocks}};
+                        .n = {s->param_elems, o->blocks},
+                        .f = {0, o->o.norm_p}};
     iv_launch norm = {.n_bufs = 3,
                       .groups = 1,
                       .buf = {all(&o->part_mem), all(&o->hyper_mem), all(&o->scalar_mem)},
                       .n = {o->blocks},
-                      .f = {o->o.clip_norm}};
+                      .f = {o->o.clip_norm, o->o.norm_p}};
     IV_TRY(vt->launch(s->device->queue, o->norm_blocks, &blocks));
     IV_TRY(vt->launch(s->device->queue, o->norm, &norm));
     IV_TRY(read_scalars(o, r));
@@ -114,19 +123,69 @@ iv_status iv__optim_norm(iv__optim *o, int64_t t, double lr, double inv_scale, d
     return IV_OK;
 }
 
-iv_status iv__optim_update(iv__optim *o)
+iv_status iv__optim_norms(iv__optim *o, double p, double *out)
+{
+    iv__store *s = o->store;
+    iv__device *d = s->device;
+    int64_t b = (int64_t)iv_dtype_bytes(s->type);
+    const char *sig = s->type == IV_F64 ? "dd" : "ff";
+    void *blocks, *whole;
+    char host[SCALARS * sizeof(double)];
+    IV_TRY(iv__device_kernel(d, "optim", p == 2 ? "grad_norm_blocks" : "grad_power_blocks", sig,
+                             &blocks));
+    IV_TRY(iv__device_kernel(d, "optim", p == 2 ? "grad_norm" : "grad_power", sig, &whole));
+    if (!o->one_mem.mem) IV_TRY(iv__memory_alloc(d, SCALARS * b, "gradient norms", &o->one_mem));
+    for (int64_t i = 0; i < s->n_params; ++i) {
+        int64_t n = s->params[i].count, groups = (n + BLOCK - 1) / BLOCK;
+        iv_launch l = {.n_bufs = 3,
+                       .groups = groups,
+                       .buf = {iv__slot_range(&s->grad_mem, &s->params[i], s->type),
+                               all(&o->hyper_mem), all(&o->part_mem)},
+                       .n = {n, groups},
+                       .f = {0, p}};
+        iv_launch m = {.n_bufs = 3,
+                       .groups = 1,
+                       .buf = {all(&o->part_mem), all(&o->hyper_mem), all(&o->one_mem)},
+                       .n = {groups},
+                       .f = {0, p}};
+        IV_TRY(d->vt->launch(d->queue, blocks, &l));
+        IV_TRY(d->vt->launch(d->queue, whole, &m));
+        IV_TRY(iv__device_read(d, host, all(&o->one_mem)));
+        out[i] = iv__dtype_get(s->type, host);
+    }
+    return IV_OK;
+}
+
+iv_status iv__optim_update(iv__optim *o, int64_t t)
 {
     iv__store *s = o->store;
     const iv__optim_options *p = &o->o;
     bool sgd = p->kind == IV_OPTIM_SGD;
-    iv_launch l = {.n_bufs = 7,
+    iv_launch l = {.n_bufs = 8,
                    .groups = o->blocks,
                    .buf = {all(&s->param_mem), all(&s->grad_mem), all(&s->moment_mem[0]),
                            all(&s->moment_mem[1]), all(&o->hyper_mem), all(&o->scalar_mem),
-                           all(&s->group_mem)},
-                   .n = {s->param_elems, sgd ? p->nesterov : p->kind == IV_OPTIM_ADAMW},
+                           all(&s->group_mem), all(&o->part_mem)},
+                   .n = {s->param_elems, sgd ? p->nesterov : p->kind == IV_OPTIM_ADAMW,
+                         p->stochastic, (int64_t)p->seed, t, 0, IV__STREAM_ROUND, o->blocks},
                    .f = {sgd ? p->momentum : p->beta1, p->beta2, p->eps, p->weight_decay,
                          p->clip_value, 1 - p->beta1, 1 - p->beta2}};
     IV_TRY(s->device->vt->launch(s->device->queue, o->update, &l));
     return iv__store_lower(s);
+}
+
+iv_status iv__optim_lost(iv__optim *o, double *out)
+{
+    iv__store *s = o->store;
+    double r[SCALARS];
+    iv_launch l = {.n_bufs = 2,
+                   .groups = 1,
+                   .buf = {all(&o->part_mem), all(&o->scalar_mem)},
+                   .n = {o->blocks}};
+    *out = -1;
+    if (!o->count) return IV_OK;
+    IV_TRY(s->device->vt->launch(s->device->queue, o->count, &l));
+    IV_TRY(read_scalars(o, r));
+    *out = r[5] > 0 ? r[4] / r[5] : 0;
+    return IV_OK;
 }

@@ -11,6 +11,9 @@ typedef struct iv__optim_options {
     iv__optim_kind kind;
     double beta1, beta2, eps, weight_decay, momentum;
     bool nesterov;
+    bool stochastic; /* updated 16-bit parameters are rounded at random */
+    uint64_t seed;   /* of that */
+    double norm_p;   /* p of the gradient's norm; 0: the largest magnitude (infinity) */
     double clip_norm, clip_value; /* 0: none */
 } iv__optim_options;
 
@@ -27,7 +30,8 @@ typedef struct iv__optim {
     iv__optim_options o;
     iv__store *store;
     iv__memory hyper_mem, scalar_mem, part_mem;
-    void *norm_blocks, *norm, *update;
+    iv__memory one_mem; /* norms of single parameters */
+    void *norm_blocks, *norm, *update, *count;
     int64_t blocks;
 } iv__optim;
 
@@ -38,7 +42,12 @@ void iv__optim_free(iv__optim *o);
 /* Norm and finiteness of the gradients, unscaled by inv_scale. */
 iv_status iv__optim_norm(iv__optim *o, int64_t t, double lr, double inv_scale, double *out_norm,
                          bool *out_finite);
+/* The p-norm of each parameter's gradient (p = 0: infinity), as iv__optim_norm unscaled them. */
+iv_status iv__optim_norms(iv__optim *o, double p, double *out);
 /* The update of step t = 0, 1, ... (after iv__optim_norm), and the lowered copies. */
-iv_status iv__optim_update(iv__optim *o);
+iv_status iv__optim_update(iv__optim *o, int64_t t);
+/* The share of that update's changes that rounding to a 16-bit parameter undid; -1: parameters are
+ * wider. */
+iv_status iv__optim_lost(iv__optim *o, double *out);
 
 #endif

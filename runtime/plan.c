@@ -230,7 +230,7 @@ static void place_input(iv__plan *p, int32_t v)
 
 static iv_status plan_leaves(iv__plan *p)
 {
-    int64_t params = 0, states = 0, b = (int64_t)iv_dtype_bytes(p->store->type);
+    int64_t params = 0, states = 0;
     for (int32_t v = 0; v < p->graph->n_values; ++v) {
         const iv__value *value = iv__plan_value(p, v);
         if (value->role == IV_ROLE_TEMP) continue;
@@ -248,14 +248,12 @@ static iv_status plan_leaves(iv__plan *p)
             if (i < 0 || slots[i].count != iv_shape_count(&value->shape))
                 IV_FAIL(IV_INTERNAL, "the store has no %s of that shape", value->name);
             p->places[v].arena = param ? IV_ARENA_PARAM : IV_ARENA_STATE;
-            p->places[v].offset = slots[i].offset * b;
-            if (value->dtype == p->store->type) continue;
-            /* Policies whose graph sees the low type: the parameter is its lowered copy. */
-            if (!param)
-                IV_FAIL(IV_INTERNAL, "%s: statistics have the type of the masters", value->name);
+            p->places[v].offset = slots[i].offset * (int64_t)iv_dtype_bytes(value->dtype);
+            if (value->dtype == (param ? p->store->param_type : p->store->type)) continue;
+            if (!param) IV_FAIL(IV_INTERNAL, "%s: statistics have the full type", value->name);
+            /* Policies with masters whose graph sees the low type: the parameter is its copy. */
             IV_TRY(iv__store_lowered(p->store, value->dtype));
             p->places[v].arena = IV_ARENA_LOWERED;
-            p->places[v].offset = slots[i].offset * (int64_t)iv_dtype_bytes(value->dtype);
         }
     }
     return IV_OK;

@@ -190,11 +190,6 @@ iv_status iv__plan_add_fill(iv__plan *p, int32_t node, int32_t v)
 
 /* ---- lower.h ---- */
 
-char iv__letter(iv_dtype t)
-{
-    return t == IV_F32 ? 'f' : t == IV_F64 ? 'd' : t == IV_BF16 ? 'b' : t == IV_F16 ? 'h' : '?';
-}
-
 iv__view iv__lower_in(iv__lower *l, const iv__node *n, int32_t i)
 {
     return iv__plan_view(l->p, n->in[i]);

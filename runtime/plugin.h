@@ -18,7 +18,7 @@
 extern "C" {
 #endif
 
-#define IV_PLUGIN_ABI ((1u << 16) | 2u)
+#define IV_PLUGIN_ABI ((2u << 16) | 0u)
 
 typedef enum iv_plugin_kind {
     IV_PLUGIN_BACKEND,
@@ -71,8 +71,14 @@ struct iv_plugin {
 };
 
 /* ---- precision ----
- * A precision plugin acts at two moments only: when the graph is compiled (which element type each
- * parameter and operator gets) and after the gradients are there (loss scale, step or skip). */
+ * A precision plugin is a numerics policy: a table of choices (iv_policy), read when a run opens,
+ * the class of every operator, and a few functions that are called at fixed moments of a step:
+ *
+ *   loss_scale -> backward -> sum over passes and ranks -> unscale, finiteness and norm -> on_grads
+ *   -> clip -> update -> lower -> scales
+ *
+ * The order is the trainer's: a plugin sees reduced, unscaled gradients only.  It never touches a
+ * device, so every policy runs on any device that has the types. */
 typedef enum iv_cast_class {
     IV_CAST_LOWER, /* runs in the low type where the policy has one (matmul, convolution, attention)
                     */
@@ -81,28 +87,80 @@ typedef enum iv_cast_class {
     IV_CAST_KEEP,   /* runs in the type of its first input */
     IV_CAST_CLASS_COUNT
 } iv_cast_class;
-typedef enum iv_verdict { IV_STEP, IV_SKIP } iv_verdict;
+
+/* What becomes of a step. */
+typedef enum iv_verdict {
+    IV_STEP,          /* applied */
+    IV_SKIP_OVERFLOW, /* not applied: infinities or NaN in the gradients */
+    IV_SKIP_NONE      /* not applied: there was no loss.  The trainer's, never a plugin's */
+} iv_verdict;
+
+/* What both operands of an IV_CAST_LOWER matrix product with a parameter are rounded to, besides
+ * `low`: an exact emulation, since low holds every value of these formats. */
+typedef enum iv_format {
+    IV_FORMAT_NONE,
+    IV_FORMAT_FP8,  /* E4M3 forward, E5M2 for gradients; scales from `scales`, per tensor */
+    IV_FORMAT_INT8, /* parameters only: 8 bit by rows, scaled by the largest element */
+    IV_FORMAT_NF4,  /* parameters only: NormalFloat 4 bit in blocks of 64 */
+    IV_FORMAT_COUNT
+} iv_format;
+
+typedef struct iv_policy {
+    uint32_t size;    /* sizeof(iv_policy) as the host was compiled: set before the call */
+    iv_dtype param;   /* parameters, as they are kept and saved; a wide type makes them masters */
+    iv_dtype full;    /* gradients, statistics, IV_CAST_F32: IV_F32 or IV_F64 */
+    iv_dtype moment;  /* optimizer state */
+    iv_dtype compute; /* inputs and parameters as the graph sees them */
+    iv_dtype low;     /* what IV_CAST_LOWER means; compute when nothing is lowered */
+    uint32_t stochastic; /* 1: updated 16-bit parameters are rounded up or down at random */
+    uint32_t operands;   /* iv_format */
+    double clip; /* norm that gradients are clipped to where the run does not say; 0: none */
+} iv_policy;
+
+/* What the run is, for plugins that refuse some, and its options. */
+typedef struct iv_precision_request {
+    uint32_t size;
+    const char *device;    /* kind: "cpu", "cuda" */
+    const char *strategy;  /* "ddp", "ddp_sharded", "fsdp", "deepspeed" */
+    const char *optimizer; /* "adamw" */
+    double clip;           /* what the run clips gradients to; 0: not at all */
+    /* The text of an option: from the parentheses after the name ("16-mixed(window=100)"), or the
+     * configuration key precision.NAME; NULL: not given.  Valid until the run ends. */
+    const char *(*option)(const void *ctx, const char *name);
+    const void *ctx;
+} iv_precision_request;
+
+typedef struct iv_precision_option {
+    const char *name, *help;
+} iv_precision_option;
 
 typedef struct iv_precision {
-    /* Element type of the parameter masters, gradients and optimizer state: IV_F32 or IV_F64. */
-    iv_dtype (*master)(void *self);
-    /* Element type of model inputs and parameters as the graph sees them ("true" policies: the low
-     * type). */
-    iv_dtype (*compute)(void *self);
-    /* What IV_CAST_LOWER means; equal to compute when nothing is lowered. */
-    iv_dtype (*low)(void *self);
+    /* Options that the plugin knows, ended by a NULL name; others are refused.  NULL: none. */
+    const iv_precision_option *options;
+    /* The instance of one run, which the other entries get as `run`.  IV_INVALID, IV_UNSUPPORTED:
+     * the run is not possible, with the reason.  NULL: *out_run is what init gave. */
+    iv_status (*open)(void *self, const iv_precision_request *q, void **out_run);
+    void (*close)(void *run); /* (optional) */
+    /* Fills the table; what is left alone is f32 everywhere. */
+    void (*policy)(void *run, iv_policy *out);
     /* Class of operator `op` (its name in ops.def), given the table's default.  NULL: the default.
      */
-    iv_cast_class (*classify)(void *self, const char *op, iv_cast_class fallback);
+    iv_cast_class (*classify)(void *run, const char *op, iv_cast_class fallback);
     /* Factor on d(loss).  NULL: 1. */
-    float (*loss_scale)(void *self);
-    /* After unscaling: decides about the step and may change the scale.  NULL: step, unless
-     * non-finite. */
-    iv_verdict (*on_grads)(void *self, double grad_norm, bool found_nonfinite);
-    /* State kept in checkpoints, as text.  NULL: none.  save returns the bytes needed; writes if
-     * they fit. */
-    size_t (*save)(void *self, char *dst, size_t size);
-    iv_status (*load)(void *self, const char *src, size_t size);
+    double (*loss_scale)(void *run);
+    /* Decides about the step and may change the scale.  grad_norm: unscaled, before clipping.
+     * NULL: a step, and non-finite gradients end the run. */
+    iv_verdict (*on_grads)(void *run, double grad_norm, bool found_nonfinite);
+    /* IV_FORMAT_FP8: the n largest magnitudes of the step (NULL at the start) give the scales of
+     * the next one; e5m2[i]: the tensor is a gradient.  NULL: all scales stay 1. */
+    iv_status (*scales)(void *run, int64_t n, const uint8_t *e5m2, const float *amax, float *scale);
+    /* State kept in checkpoints, as text that begins with its role and version ("scaler/1 ..."), so
+     * that another plugin with the role can go on with it.  save returns the bytes needed and
+     * writes if they fit.  NULL: none.  load: IV_UNSUPPORTED for roles that the plugin lacks. */
+    size_t (*save)(void *run, char *dst, size_t size);
+    iv_status (*load)(void *run, const char *src, size_t size);
+    /* More about the policy, lines of text for `invar plugins -v`, like save.  NULL: none. */
+    size_t (*describe)(void *run, char *dst, size_t size);
 } iv_precision;
 
 /* ---- checkpoint ---- format and transport; knows named tensors and metadata, not models. */

@@ -24,7 +24,7 @@ static iv_status compile(iv_trainer *t, iv__program *p, bool train)
     if (train) IV_TRY(iv_graph_differentiate(g));
     if (train && t->is_cut) IV_TRY(iv__graph_split_gradients(g));
     IV_TRY(iv__graph_prune(g));
-    IV_TRY(iv__graph_cast(g, t->precision, t->precision_self));
+    IV_TRY(iv__graph_cast(g, &t->precision));
     IV_TRY(iv__graph_absorb(g));
     IV_TRY(iv__graph_prune(g));
     return iv__graph_fuse(g);
@@ -41,7 +41,7 @@ static iv_status make_store(iv_trainer *t, iv__replica *r, const iv_graph *g, bo
 {
     iv__optim_options o = iv__trainer_optim(t);
     bool all = strcmp(iv_config_str(t->config, "optim.decay"), "all") == 0;
-    return iv__store_new(r->device, g, t->precision->master(t->precision_self), t->seed,
+    return iv__store_new(r->device, g, &t->precision.policy, t->seed,
                          train ? iv__optim_moments(&o) : 0, all, &r->store);
 }
 
@@ -208,7 +208,8 @@ static iv_status run_pass(iv_trainer *t, iv__replica *r, iv__span grains, const 
     IV_TRY(iv__plan_uniforms(p->plan, &u));
     IV_TRY(iv__program_feed(t, p, f->x + (size_t)at * t->x_bytes, f->y + at * t->y_count, f->norm,
                             f->scale));
-    return iv__plan_run(p->plan);
+    IV_TRY(t->detect_anomaly ? iv__plan_run_guarded(t, p->plan) : iv__plan_run(p->plan));
+    return iv__inject(t, r, grains);
 }
 
 iv_status iv__replica_run(iv_trainer *t, iv__replica *r, const iv__feed *f)

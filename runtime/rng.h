@@ -11,6 +11,7 @@ enum {
     IV__STREAM_INIT = 1,    /* + index in the order of names << 8: initial values */
     IV__STREAM_DATA = 2,    /* sampling and shuffling */
     IV__STREAM_DROPOUT = 3, /* + node index << 8 */
-    IV__STREAM_GENERATE = 4
+    IV__STREAM_GENERATE = 4,
+    IV__STREAM_ROUND = 5 /* stochastic rounding of updated parameters, by element of the arena */
 };
 #endif

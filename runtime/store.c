@@ -77,16 +77,21 @@ double iv__initial_value(iv_init init, uint64_t seed, uint32_t stream, uint64_t 
     return 0;
 }
 
-static iv_status fill_from_host(iv__store *st, const iv__slot *s, iv_buffer to, uint64_t seed,
-                                uint32_t stream)
+iv_dtype iv__store_type(const iv__store *s, const iv__memory *m)
 {
+    if (m == &s->param_mem) return s->param_type;
+    if (m == &s->lowered_mem) return s->lowered_type;
+    return m == &s->moment_mem[0] || m == &s->moment_mem[1] ? s->moment_type : s->type;
+}
+
+static iv_status fill_from_host(iv__store *st, const iv__slot *s, iv_dtype type, iv_buffer to,
+                                uint64_t seed, uint32_t stream)
+{
+    int64_t b = (int64_t)iv_dtype_bytes(type);
     char *host;
-    IV_TRY(iv__calloc(s->count, iv_dtype_bytes(st->type), "initial values", &host));
-    for (int64_t i = 0; i < s->count; ++i) {
-        double x = iv__initial_value(s->init, seed, stream, (uint64_t)i);
-        if (st->type == IV_F64) ((double *)host)[i] = x;
-        else ((float *)host)[i] = (float)x;
-    }
+    IV_TRY(iv__calloc(s->count, (size_t)b, "initial values", &host));
+    for (int64_t i = 0; i < s->count; ++i)
+        iv__dtype_put(type, host + i * b, iv__initial_value(s->init, seed, stream, (uint64_t)i));
     iv_status status = iv__device_write(st->device, to, host);
     free(host);
     return status;
@@ -99,11 +104,13 @@ static iv_status fill_slot(iv__store *st, const iv__slot *s, const iv__memory *m
     const char *name = s->init.kind == IV_INIT_NORMAL    ? "init_normal"
                        : s->init.kind == IV_INIT_UNIFORM ? "init_uniform"
                                                          : NULL;
-    iv_buffer to = iv__slot_range(mem, s, st->type);
+    iv_dtype type = iv__store_type(st, mem);
+    iv_buffer to = iv__slot_range(mem, s, type);
+    char letter = iv__letter(type), sig[3] = {letter, letter};
     void *kernel;
     if (s->init.kind == IV_INIT_ZEROS) return IV_OK; /* memories start so */
-    if (!name || !st->device->info.has_f64) return fill_from_host(st, s, to, seed, stream);
-    IV_TRY(iv__device_kernel(st->device, "init", name, st->type == IV_F64 ? "dd" : "ff", &kernel));
+    if (!name || !st->device->info.has_f64) return fill_from_host(st, s, type, to, seed, stream);
+    IV_TRY(iv__device_kernel(st->device, "init", name, sig, &kernel));
     iv_launch l = {.buf = {to},
                    .n_bufs = 1,
                    .groups = (s->count + BLOCK - 1) / BLOCK,
@@ -210,24 +217,28 @@ static iv_status make_arenas(iv__store *s, const iv_graph *g, uint64_t seed, int
 {
     IV_TRY(collect(g, IV_ROLE_PARAM, false, 0, &s->params, &s->n_params, &s->param_elems));
     IV_TRY(collect(g, IV_ROLE_STATE, false, 0, &s->states, &s->n_states, &s->state_elems));
-    int64_t b = (int64_t)iv_dtype_bytes(s->type), bytes = s->param_elems * b;
-    IV_TRY(iv__memory_alloc(s->device, bytes, "parameters", &s->param_mem));
+    int64_t b = (int64_t)iv_dtype_bytes(s->type),
+            moment = s->param_elems * (int64_t)iv_dtype_bytes(s->moment_type);
+    IV_TRY(iv__memory_alloc(s->device, s->param_elems * (int64_t)iv_dtype_bytes(s->param_type),
+                            "parameters", &s->param_mem));
     IV_TRY(make_gradients(s, g));
     IV_TRY(iv__memory_alloc(s->device, s->state_elems * b, "running statistics", &s->state_mem));
     for (int32_t i = 0; i < moments; ++i)
-        IV_TRY(iv__memory_alloc(s->device, bytes, "optimizer state", &s->moment_mem[i]));
+        IV_TRY(iv__memory_alloc(s->device, moment, "optimizer state", &s->moment_mem[i]));
     IV_TRY(fill_groups(s, decay_all));
     IV_TRY(fill_slots(s, s->params, s->n_params, &s->param_mem, seed));
     return fill_slots(s, s->states, s->n_states, &s->state_mem, seed);
 }
 
-iv_status iv__store_new(iv__device *d, const iv_graph *g, iv_dtype type, uint64_t seed,
+iv_status iv__store_new(iv__device *d, const iv_graph *g, const iv_policy *policy, uint64_t seed,
                         int32_t moments, bool decay_all, iv__store **out)
 {
     iv__store *s;
     IV_TRY(iv__calloc(1, sizeof(*s), "the store", &s));
     s->device = d;
-    s->type = type;
+    s->type = policy->full;
+    s->param_type = policy->param;
+    s->moment_type = policy->moment;
     iv_status st = make_arenas(s, g, seed, moments, decay_all);
     if (st != IV_OK) {
         iv__store_free(s);
@@ -278,7 +289,7 @@ iv_status iv__store_lowered(iv__store *s, iv_dtype t)
     if (s->lower_kernel)
         IV_FAIL(IV_UNSUPPORTED, "lowering parameters to %s: the run lowers them to %s already",
                 iv_dtype_name(t), iv_dtype_name(s->lowered_type));
-    iv_program p = cast_program(s->type, t, s->param_elems);
+    iv_program p = cast_program(s->param_type, t, s->param_elems);
     IV_TRY(iv__memory_alloc(s->device, s->param_elems * (int64_t)iv_dtype_bytes(t),
                             "lowered parameters", &s->lowered_mem));
     IV_TRY(iv__device_program(s->device, &p, &s->lower_kernel));
@@ -337,15 +348,16 @@ int64_t iv__store_find(const iv__slot *slots, int64_t n, const char *name)
 static iv_status hash_slots(iv__store *s, XXH3_state_t *h, const iv__slot *slots, int64_t n,
                             const iv__memory *mem)
 {
-    int64_t b = (int64_t)iv_dtype_bytes(s->type), most = 0;
+    iv_dtype type = iv__store_type(s, mem);
+    int64_t b = (int64_t)iv_dtype_bytes(type), most = 0;
     char *host = NULL;
     for (int64_t i = 0; i < n; ++i) most = IV_MAX2(most, slots[i].count);
     iv_status st = iv__calloc(most, (size_t)b, "hashing", &host);
     for (int64_t i = 0; st == IV_OK && i < n; ++i) {
         const iv__slot *t = &slots[i];
-        st = iv__device_read(s->device, host, iv__slot_range(mem, t, s->type));
+        st = iv__device_read(s->device, host, iv__slot_range(mem, t, type));
         XXH3_128bits_update(h, t->name, strlen(t->name) + 1);
-        XXH3_128bits_update(h, iv_dtype_name(s->type), 4);
+        XXH3_128bits_update(h, iv_dtype_name(type), 4);
         XXH3_128bits_update(h, t->shape.dim, (size_t)t->shape.rank * sizeof(int64_t));
         XXH3_128bits_update(h, host, (size_t)(t->count * b));
     }

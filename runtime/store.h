@@ -1,7 +1,7 @@
 /* store.h: what lives as long as a training run: parameters, gradients, optimizer state, lowered
  * copies and running statistics, each one contiguous arena in device memory.
  *
- *   params   | w0 ....| w1 ..| w2 ........|     masters in the order of their names, each at a
+ *   params   | w0 ....| w1 ..| w2 ........|     in the order of their names, each at a
  *   grads    | same layout                |..   multiple of 64 elements, the gap behind it zero
  *   moments  | same layout, 0 to 2 times  |
  *   lowered  | same layout, 16-bit        |     made by one launch after each update
@@ -30,7 +30,8 @@ typedef struct iv__slot {
 
 typedef struct iv__store {
     iv__device *device;
-    iv_dtype type; /* of masters, gradients, moments, statistics */
+    iv_dtype type;                    /* of gradients and statistics: f32 or f64 */
+    iv_dtype param_type, moment_type; /* 16-bit in policies without masters */
     iv__slot *params, *states;
     iv__slot *summands; /* parts of gradients (iv__graph_split_gradients), behind the others in
                            grad_mem */
@@ -47,8 +48,10 @@ typedef struct iv__store {
 /* Makes the arenas for the parameters and states of a differentiated, cast graph, with initial
  * values: Philox(seed, stream IV__STREAM_INIT + index << 8).  moments: 0 to 2.  decay_all: bit 0 of
  * all groups. */
-iv_status iv__store_new(iv__device *d, const iv_graph *g, iv_dtype type, uint64_t seed,
+iv_status iv__store_new(iv__device *d, const iv_graph *g, const iv_policy *policy, uint64_t seed,
                         int32_t moments, bool decay_all, iv__store **out);
+/* The element type of one of the store's arenas. */
+iv_dtype iv__store_type(const iv__store *s, const iv__memory *m);
 void iv__store_free(iv__store *s);
 /* Element i of a parameter that starts as `init` says, as f64 (what kernels/init.k writes).  Normal
  * numbers by Box and Muller (1958). */

@@ -14,11 +14,18 @@
 
 /* ---- programs ---- */
 
+/* p of a norm: a number, or "inf" as 0. */
+static double norm_p(const char *text)
+{
+    return strcmp(text, "inf") == 0 ? 0 : strtod(text, NULL);
+}
+
 iv__optim_options iv__trainer_optim(const iv_trainer *t)
 {
     const iv_config *c = t->config;
     const char *name = iv_config_str(c, "optim.name");
     double clip = iv_config_float(c, "train.clip");
+    if (clip == 0) clip = t->precision.policy.clip;
     bool by_value = strcmp(iv_config_str(c, "train.clip_by"), "value") == 0;
     return (iv__optim_options){.kind = strcmp(name, "sgd") == 0    ? IV_OPTIM_SGD
                                        : strcmp(name, "adam") == 0 ? IV_OPTIM_ADAM
@@ -29,6 +36,9 @@ iv__optim_options iv__trainer_optim(const iv_trainer *t)
                                .weight_decay = iv_config_float(c, "optim.weight_decay"),
                                .momentum = iv_config_float(c, "optim.momentum"),
                                .nesterov = iv_config_bool(c, "optim.nesterov"),
+                               .stochastic = t->precision.policy.stochastic,
+                               .seed = t->seed,
+                               .norm_p = norm_p(iv_config_str(c, "train.norm")),
                                .clip_norm = by_value ? 0 : clip,
                                .clip_value = by_value ? clip : 0};
 }
@@ -48,11 +58,10 @@ static iv_status feed_floats(iv_trainer *t, iv__program *p, const float *x)
 {
     const iv__value *v = &p->graph->values[p->io.x.id];
     int64_t n = iv_shape_count(&v->shape);
+    int64_t bytes = (int64_t)iv_dtype_bytes(v->dtype);
     if (v->dtype == IV_F32) return iv__plan_write(p->plan, p->io.x.id, x);
-    if (v->dtype != IV_F64)
-        IV_FAIL(IV_UNSUPPORTED, "feeding inputs of type %s", iv_dtype_name(v->dtype));
-    for (int64_t i = 0; i < n; ++i) t->wide[i] = (double)x[i];
-    return iv__plan_write(p->plan, p->io.x.id, t->wide);
+    for (int64_t i = 0; i < n; ++i) iv__dtype_put(v->dtype, t->converted + i * bytes, (double)x[i]);
+    return iv__plan_write(p->plan, p->io.x.id, t->converted);
 }
 
 iv_status iv__program_feed(iv_trainer *t, iv__program *p, const char *x, const int32_t *y,
@@ -91,21 +100,21 @@ int64_t iv__count_targets(const iv__program *p, const int32_t *y, int64_t n)
 
 static iv_status choose_precision(iv_trainer *t)
 {
-    /* Names of older releases that mean the same. */
-    static const char *const alias[][2] = {{"32", "32-true"},
-                                           {"64", "64-true"},
-                                           {"bf16", "bf16-mixed"},
-                                           {"double", "64-true"},
-                                           {"single", "32-true"}};
-    const char *name = iv_config_str(t->config, "precision.name");
-    const iv_plugin *p;
-    for (int64_t i = 0; i < IV_COUNT(alias); ++i)
-        if (strcmp(name, alias[i][0]) == 0) name = alias[i][1];
-    iv_status s = iv__registry_get(IV_PLUGIN_PRECISION, name, &p, &t->precision_self);
-    if (s != IV_OK) return iv__context(s, "--precision %s", name);
-    t->precision = p->vtable;
-    snprintf(t->precision_name, sizeof(t->precision_name), "%s", p->name);
-    return IV_OK;
+    const char *kind = iv_config_str(t->config, "device.accelerator"),
+               *list = iv_config_str(t->config, "device.devices");
+    char text[32];
+    if (strcmp(kind, "auto") == 0) kind = strchr(list, ':') ? list : "cpu";
+    snprintf(text, sizeof(text), "%.*s", (int)strcspn(kind, ":"), kind);
+    return iv__precision_open(t->config, text, &t->precision);
+}
+
+static void tell_emulation(const iv_trainer *t)
+{
+    if (t->precision.policy.low == IV_F16 && !t->device->info.native_f16)
+        iv__log(IV_LOG_INFO,
+                "precision %s on %s: f16 is converted in software here, so a step takes longer "
+                "than in 32-true; the bits are those of every device",
+                t->precision.name, t->device->name);
 }
 
 /* Largest power of two up to `most` that divides n. */
@@ -163,7 +172,7 @@ static iv_status choose_steps(iv_trainer *t)
     return IV_OK;
 }
 
-/* Host room for a step's samples, and for one pass converted to f64. */
+/* Host room for a step's samples, and for one pass converted to the model's type. */
 static iv_status make_host_batch(iv_trainer *t)
 {
     const iv__program *p = &t->workers.replicas[0]->programs[0];
@@ -171,10 +180,21 @@ static iv_status make_host_batch(iv_trainer *t)
     int64_t per_sample = iv_shape_count(&x->shape) / p->batch, global = t->batch * t->accumulate;
     t->x_bytes = (size_t)per_sample * 4;
     t->y_count = iv_shape_count(&y->shape) / p->batch;
-    if (x->dtype == IV_F64)
-        IV_TRY(iv__calloc(per_sample * t->batch, sizeof(*t->wide), "samples", &t->wide));
+    if (iv_dtype_is_float(x->dtype) && x->dtype != IV_F32)
+        IV_TRY(
+            iv__calloc(per_sample * t->batch, iv_dtype_bytes(x->dtype), "samples", &t->converted));
     IV_TRY(iv__calloc(global, t->x_bytes, "samples", &t->x));
     return iv__calloc(t->y_count * global, sizeof(*t->y), "targets", &t->y);
+}
+
+static iv_status check_norm(const iv_trainer *t, const char *key)
+{
+    const char *text = iv_config_str(t->config, key);
+    char *end;
+    double p = strtod(text, &end);
+    if (!*text || strcmp(text, "inf") == 0 || (end != text && !*end && p > 0 && p < 1e6))
+        return IV_OK;
+    IV_FAIL(IV_INVALID, "%s is '%s': a number above 0, or inf", key, text);
 }
 
 static iv_status check_data(const iv_trainer *t)
@@ -205,10 +225,14 @@ static iv_status open_all(iv_trainer *t)
     IV_TRY(iv__registry_load(iv_config_str(t->config, "plugins")));
     IV_TRY(choose_grains(t));
     IV_TRY(choose_steps(t));
+    IV_TRY(check_norm(t, "train.norm"));
+    IV_TRY(check_norm(t, "train.track_norm"));
     IV_TRY(choose_precision(t));
+    t->detect_anomaly = iv_config_bool(t->config, "train.detect_anomaly");
     IV_TRY(iv__workers_open(t, &t->workers));
     t->device = t->workers.replicas[0]->device;
     t->store = t->workers.replicas[0]->store;
+    tell_emulation(t);
     IV_TRY(make_host_batch(t));
     IV_TRY(check_data(t));
     /* Validation is planned now, so that the memory known at the start is all that a run takes. */
@@ -246,7 +270,8 @@ void iv_trainer_close(iv_trainer *t)
     iv__workers_close(&t->workers);
     free(t->x);
     free(t->y);
-    free(t->wide);
+    free(t->converted);
+    iv__precision_close(&t->precision);
     free(t);
 }
 
@@ -295,22 +320,24 @@ static iv_status finish_sums(iv_trainer *t, double *out_loss)
 static iv_status update(iv_trainer *t)
 {
     for (int64_t i = 0; i < t->workers.n_replicas; ++i) {
-        IV_TRY(iv__optim_update(t->workers.replicas[i]->optim));
+        IV_TRY(iv__optim_update(t->workers.replicas[i]->optim, t->step));
         IV_TRY(iv__store_follow(t->workers.replicas[i]->store, t->grains));
     }
     return IV_OK;
 }
 
-static iv_status nonfinite(iv_trainer *t, double loss, double norm)
+/* The run ends for infinities or NaN: the reason gets step and the first bad node. */
+static iv_status nonfinite(iv_trainer *t)
 {
-    char name[256] = "the gradients";
-    IV_TRY(iv__plan_first_nonfinite(iv__replica_last(t->workers.replicas[0])->plan, name,
-                                    sizeof(name)));
+    char name[256] = "the gradients", why[256];
+    int32_t node;
+    snprintf(why, sizeof(why), "%s", iv_error_message());
+    IV_TRY(iv__plan_run_checked(iv__replica_last(t->workers.replicas[0])->plan, &node, name,
+                                sizeof(name)));
     IV_FAIL(IV_NONFINITE,
-            "training step %lld: loss %g, gradient norm %g: the first infinity or NaN comes from "
-            "%s [hint: a lower "
+            "training step %lld: %s: the first infinity or NaN comes from %s [hint: a lower "
             "--lr, --clip 1, or a wider --precision]",
-            (long long)t->step + 1, loss, norm, name);
+            (long long)t->step + 1, why, name);
 }
 
 /* Norm and finiteness of the gradients, on every replica for its own update. */
@@ -322,29 +349,51 @@ static iv_status measure(iv_trainer *t, iv_step_report *r, bool *finite)
     return IV_OK;
 }
 
+/* After the gradients: decide, update, count. */
+static iv_status settle(iv_trainer *t, iv_step_report *r, bool finite)
+{
+    iv_verdict v;
+    iv_status s = iv__precision_judge(&t->precision, r->loss, r->grad_norm, finite, &v);
+    if (s == IV_OK) s = iv__precision_count(&t->precision, v);
+    if (s == IV_NONFINITE) return nonfinite(t);
+    IV_TRY(s);
+    r->skipped = v != IV_STEP;
+    r->outcome = v == IV_STEP ? IV_APPLIED : IV_SKIPPED_OVERFLOW;
+    if (r->skipped) return IV_OK;
+    iv__trainer_release_all(t);
+    IV_TRY(update(t));
+    IV_TRY(iv__optim_lost(t->workers.replicas[0]->optim, &r->lost_updates));
+    ++t->step;
+    return IV_OK;
+}
+
+/* No target counts: nothing is computed, and nothing changes, whatever the precision. */
+static iv_status no_loss(iv_trainer *t, iv_step_report *r, iv_step_report *out)
+{
+    iv_status s = iv__precision_count(&t->precision, IV_SKIP_NONE);
+    if (s != IV_OK) return iv__context(s, "training step %lld", (long long)t->step + 1);
+    r->step = t->step;
+    r->loss = r->grad_norm = NAN;
+    r->skipped = true;
+    r->outcome = IV_SKIPPED_NONE;
+    *out = *r;
+    return IV_OK;
+}
+
 /* A step on samples of which this rank's are given; `targets` of all of them count. */
 static iv_status step(iv_trainer *t, const char *x, const int32_t *y, int64_t targets,
                       iv_step_report *out)
 {
     int64_t start = iv__now_ns(), global = t->batch * t->accumulate;
-    iv_step_report r = {.scale = 1, .lr = iv__schedule_lr(&t->schedule, t->step)};
+    iv_step_report r = {.scale = iv__precision_scale(&t->precision),
+                        .lr = iv__schedule_lr(&t->schedule, t->step),
+                        .lost_updates = -1};
     bool finite;
-    if (t->precision->loss_scale) r.scale = (double)t->precision->loss_scale(t->precision_self);
+    if (targets == 0) return no_loss(t, &r, out);
     IV_TRY(run_passes(t, x, y, targets, r.scale));
     IV_TRY(finish_sums(t, &r.loss));
     IV_TRY(measure(t, &r, &finite));
-    iv_verdict verdict = t->precision->on_grads
-                             ? t->precision->on_grads(t->precision_self, r.grad_norm, !finite)
-                             : IV_STEP;
-    if (!isfinite(r.loss) || (!finite && verdict == IV_STEP))
-        return nonfinite(t, r.loss, r.grad_norm);
-    r.skipped = verdict == IV_SKIP;
-    t->skipped += r.skipped;
-    if (!r.skipped) {
-        iv__trainer_release_all(t);
-        IV_TRY(update(t));
-        ++t->step;
-    }
+    IV_TRY(settle(t, &r, finite));
     for (int64_t i = 0; i < t->workers.n_replicas; ++i) {
         iv__device *d = t->workers.replicas[i]->device;
         IV_TRY(d->vt->sync(d->queue));
@@ -398,13 +447,21 @@ void iv_trainer_info_get(const iv_trainer *t, iv_trainer_info *out)
                              .accumulate = t->accumulate,
                              .parameters = n,
                              .device = t->device->name,
-                             .precision = t->precision_name,
+                             .precision = t->precision.name,
                              .numerics = t->device->invariant ? "invariant" : "fast",
                              .is_tokens = t->info.is_tokens,
                              .rank = t->workers.comm->ranks.rank,
                              .world = t->workers.comm->ranks.world};
     for (int64_t i = 0; i < t->workers.n_replicas; ++i)
         out->own_grains += t->workers.replicas[i]->range.count;
+}
+
+iv_status iv_trainer_grad_norms(iv_trainer *t, double *out)
+{
+    const char *p = iv_config_str(t->config, "train.track_norm");
+    if (!*p)
+        IV_FAIL(IV_INVALID, "norms of gradients are not tracked [hint: --set train.track_norm=2]");
+    return iv__optim_norms(t->workers.replicas[0]->optim, norm_p(p), out);
 }
 
 int64_t iv_trainer_param_count(const iv_trainer *t)
@@ -424,15 +481,12 @@ iv_status iv_trainer_param_read(iv_trainer *t, int64_t i, bool gradient, double 
     if (i < 0 || i >= t->store->n_params)
         IV_FAIL(IV_INVALID, "parameter %lld of %lld", (long long)i, (long long)t->store->n_params);
     const iv__slot *s = &t->store->params[i];
-    iv_buffer b =
-        iv__slot_range(gradient ? &t->store->grad_mem : &t->store->param_mem, s, t->store->type);
-    IV_TRY(iv__device_read(t->device, out, b));
-    if (t->store->type == IV_F32) /* widen in place, from the end */
-        for (int64_t k = s->count - 1; k >= 0; --k) {
-            float f;
-            memcpy(&f, (const char *)out + k * 4, 4);
-            out[k] = (double)f;
-        }
+    const iv__memory *m = gradient ? &t->store->grad_mem : &t->store->param_mem;
+    iv_dtype type = iv__store_type(t->store, m);
+    int64_t bytes = (int64_t)iv_dtype_bytes(type);
+    IV_TRY(iv__device_read(t->device, out, iv__slot_range(m, s, type)));
+    for (int64_t k = s->count - 1; k >= 0; --k) /* widened in place, from the end */
+        out[k] = iv__dtype_get(type, (const char *)out + k * bytes);
     return IV_OK;
 }
 

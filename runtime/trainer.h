@@ -17,9 +17,8 @@ struct iv_trainer {
     /* The first replica's (borrowed): for validation, generation and checkpoints. */
     iv__device *device;
     iv__store *store;
-    const iv_precision *precision;
-    void *precision_self;
-    char precision_name[64];
+    iv__precision precision;
+    bool detect_anomaly;
     iv__schedule schedule;
 
     const iv_checkpoint *ckpt; /* NULL until needed */
@@ -29,13 +28,12 @@ struct iv_trainer {
     iv__program eval, generate;        /* plan NULL until needed */
     int64_t batch, accumulate, grains; /* most samples of a pass; batches and grains of a step */
     int64_t step, samples_seen, max_steps;
-    int64_t skipped;
     uint64_t seed;
 
     /* One step's samples on the host. */
     char *x;
     int32_t *y;
-    double *wide;    /* [batch, sample] when the model computes in f64 */
+    char *converted; /* [batch, sample] when the model does not take f32 */
     size_t x_bytes;  /* per sample */
     int64_t y_count; /* per sample */
 };
@@ -86,8 +84,14 @@ iv_status iv__ckpt_format_of(iv_trainer *t, const char *path, const iv_checkpoin
  * 0. */
 iv_status iv__trainer_evaluate(iv_trainer *t, int (*stop)(void *ctx), void *ctx, double *out_loss,
                                double *out_accuracy);
-/* nonfinite.c: runs the plan again, step by step, and names the first node with an infinity or NaN.
- */
-iv_status iv__plan_first_nonfinite(iv__plan *p, char *out_name, size_t size);
+/* nonfinite.c: runs the plan, step by step, looking at what each one wrote, and names the first
+ * node with an infinity or NaN; *out_node: in the graph, -1: a parameter or input, -2: all is
+ * finite. */
+iv_status iv__plan_run_checked(iv__plan *p, int32_t *out_node, char *out_name, size_t size);
+/* The same for a pass of --detect-anomaly: ends the run, or under a loss scale tells where the
+ * gradients overflowed. */
+iv_status iv__plan_run_guarded(const iv_trainer *t, iv__plan *p);
+/* inject.c: INVAR_INJECT's value, after a pass over these grains. */
+iv_status iv__inject(const iv_trainer *t, iv__replica *r, iv__span grains);
 
 #endif

@@ -20,12 +20,20 @@ iv_status iv__ckpt_format_of(iv_trainer *t, const char *path, const iv_checkpoin
 
 /* ---- loading ---- */
 
+/* A tensor of another precision's file: its bytes, and the place that gets the converted ones. */
+typedef struct aside {
+    char *bytes, *to;
+    iv_dtype to_type;
+} aside;
+
 /* Everything is read aside and checked first; only then are the arenas touched. */
 typedef struct loader {
     iv_trainer *t;
     bool params_only;
     char *data[4]; /* params, states, m, v: host images of the arenas */
     uint8_t *seen[4];
+    aside *asides;
+    int64_t n_asides, cap_asides;
     bool weights_only;
     int64_t step, samples, grains, skipped;
     uint64_t seed;
@@ -72,6 +80,12 @@ static bool find_tensor(const loader *l, const char *name, int *out_arena, int64
     return *out_slot >= 0 && l->data[*out_arena];
 }
 
+static const iv__memory *arena_of(const iv__store *s, int arena)
+{
+    const iv__memory *m[4] = {&s->param_mem, &s->state_mem, &s->moment_mem[0], &s->moment_mem[1]};
+    return m[arena];
+}
+
 static iv_status load_want(void *ctx, const iv_ckpt_tensor *info, void **out_dst)
 {
     loader *l = ctx;
@@ -85,34 +99,37 @@ static iv_status load_want(void *ctx, const iv_ckpt_tensor *info, void **out_dst
         IV_FAIL(IV_INVALID, "tensor %s has shape %s in the file and %s in the model", info->name,
                 iv__shape_text(&info->shape, a, sizeof(a)),
                 iv__shape_text(&slot->shape, b, sizeof(b)));
-    if (info->dtype != l->t->store->type && !(info->dtype == IV_F32 && l->t->store->type == IV_F64))
-        IV_FAIL(IV_INVALID,
-                "tensor %s is %s in the file, the run keeps %s [hint: --precision as in the run "
-                "that wrote it]",
-                info->name, iv_dtype_name(info->dtype), iv_dtype_name(l->t->store->type));
+    if (!iv_dtype_is_float(info->dtype))
+        IV_FAIL(IV_INVALID, "tensor %s is %s in the file, the run keeps floats", info->name,
+                iv_dtype_name(info->dtype));
     l->seen[arena][i] = 1;
-    *out_dst = l->data[arena] + (size_t)slot->offset * iv_dtype_bytes(l->t->store->type);
+    iv_dtype type = iv__store_type(l->t->store, arena_of(l->t->store, arena));
+    char *to = l->data[arena] + (size_t)slot->offset * iv_dtype_bytes(type);
+    *out_dst = to;
+    if (info->dtype == type) return IV_OK;
+    aside x = {.to = to, .to_type = type};
+    IV_TRY(iv__reserve(&l->asides, &l->cap_asides, l->n_asides + 1, sizeof(x), "tensors"));
+    IV_TRY(iv__calloc(slot->count, iv_dtype_bytes(info->dtype), "a tensor", &x.bytes));
+    l->asides[l->n_asides++] = x;
+    *out_dst = x.bytes;
     return IV_OK;
 }
 
-/* f32 tensors of a file widened to f64 masters, in place. */
+/* A tensor of another type is converted. */
 static iv_status load_done(void *ctx, const iv_ckpt_tensor *info, void *dst)
 {
     const loader *l = ctx;
-    if (info->dtype == l->t->store->type || !dst) return IV_OK;
-    double *wide = dst;
-    for (int64_t k = iv_shape_count(&info->shape) - 1; k >= 0; --k) {
-        float f;
-        memcpy(&f, (const char *)dst + 4 * k, 4);
-        wide[k] = (double)f;
+    for (int64_t i = 0; dst && i < l->n_asides; ++i) {
+        aside *x = &l->asides[i];
+        if (dst != x->bytes) continue;
+        size_t from = iv_dtype_bytes(info->dtype), to = iv_dtype_bytes(x->to_type);
+        for (int64_t k = 0; k < iv_shape_count(&info->shape); ++k)
+            iv__dtype_put(x->to_type, x->to + (size_t)k * to,
+                          iv__dtype_get(info->dtype, x->bytes + (size_t)k * from));
+        free(x->bytes);
+        x->bytes = NULL;
     }
     return IV_OK;
-}
-
-static const iv__memory *arena_of(const iv__store *s, int arena)
-{
-    const iv__memory *m[4] = {&s->param_mem, &s->state_mem, &s->moment_mem[0], &s->moment_mem[1]};
-    return m[arena];
 }
 
 static iv_status check_complete(const loader *l)
@@ -143,11 +160,6 @@ static iv_status check_run(const loader *l)
     if (l->grains != t->grains)
         IV_FAIL(IV_INVALID, "the run has %lld grains, not %lld [hint: --grains %lld]",
                 (long long)l->grains, (long long)t->grains, (long long)l->grains);
-    if (strcmp(l->precision, t->precision_name) != 0)
-        IV_FAIL(IV_INVALID,
-                "the run has --precision %s, not %s [hint: --set model.init=FILE starts a new run "
-                "from its parameters]",
-                l->precision, t->precision_name);
     if (strcmp(l->optimizer, iv_config_str(t->config, "optim.name")) != 0)
         IV_FAIL(IV_INVALID, "the run used optimizer %s, not %s", l->optimizer,
                 iv_config_str(t->config, "optim.name"));
@@ -172,10 +184,8 @@ static iv_status put_back(loader *l)
     if (l->params_only) return IV_OK;
     t->step = l->step;
     t->samples_seen = l->samples;
-    t->skipped = l->skipped;
-    if (t->precision->load && l->state)
-        IV_TRY(t->precision->load(t->precision_self, l->state, strlen(l->state)));
-    return IV_OK;
+    t->precision.skipped = l->skipped;
+    return iv__precision_resume(&t->precision, l->precision, l->state);
 }
 
 static iv_status load_from(loader *l, const char *path)
@@ -208,6 +218,8 @@ static iv_status load(iv_trainer *t, const char *path, bool params_only)
         free(l.seen[a]);
     }
     free(l.state);
+    for (int64_t i = 0; i < l.n_asides; ++i) free(l.asides[i].bytes);
+    free(l.asides);
     return s == IV_OK ? s : iv__context(s, "loading %s", path);
 }
 

@@ -92,10 +92,11 @@ static iv_status add_slots(saver *s, const iv__slot *slots, int64_t n, const iv_
         IV_TRY(
             iv__calloc((int64_t)(strlen(prefix) + strlen(slots[i].name) + 1), 1, "a name", &name));
         sprintf(name, "%s%s", prefix, slots[i].name);
-        const iv_buffer b = iv__slot_range(m, &slots[i], s->t->store->type);
+        const iv_dtype type = iv__store_type(s->t->store, m);
+        const iv_buffer b = iv__slot_range(m, &slots[i], type);
         s->buffers[s->n] = b;
         s->tensors[s->n++] = (iv_ckpt_tensor){.name = name,
-                                              .dtype = s->t->store->type,
+                                              .dtype = type,
                                               .shape = slots[i].shape,
                                               .data = host ? host + b.offset : NULL};
     }
@@ -149,9 +150,10 @@ static void add_number(meta *m, const char *key, int64_t value)
 
 static iv_status precision_state(iv_trainer *t, char **out)
 {
-    size_t n = t->precision->save ? t->precision->save(t->precision_self, NULL, 0) : 0;
+    const iv__precision *p = &t->precision;
+    size_t n = p->vt->save ? p->vt->save(p->run, NULL, 0) : 0;
     IV_TRY(iv__calloc((int64_t)n + 1, 1, "precision state", out));
-    if (n) t->precision->save(t->precision_self, *out, n);
+    if (n) p->vt->save(p->run, *out, n);
     return IV_OK;
 }
 
@@ -165,11 +167,11 @@ static iv_status describe(iv_trainer *t, const iv__save_options *o, meta *m)
     if (o->weights_only) add_text(m, "invar.weights_only", "true");
     add_number(m, "invar.step", t->step);
     add_number(m, "invar.samples", t->samples_seen);
-    add_number(m, "invar.skipped", t->skipped);
+    add_number(m, "invar.skipped", t->precision.skipped);
     add_number(m, "invar.seed", (int64_t)t->seed);
     add_number(m, "invar.grains", t->grains);
-    add_text(m, "invar.type", iv_dtype_name(t->store->type));
-    add_text(m, "invar.precision", t->precision_name);
+    add_text(m, "invar.type", iv_dtype_name(t->store->param_type));
+    add_text(m, "invar.precision", t->precision.name);
     add_text(m, "invar.precision_state", m->precision);
     add_text(m, "invar.optimizer", iv_config_str(t->config, "optim.name"));
     add_text(m, "invar.device", t->device->info.name);

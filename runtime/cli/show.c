@@ -3,6 +3,7 @@
 #include "cli.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* "name":"text", with a comma before it unless it is the first. */
 static void member(const char *name, const char *text)
@@ -94,12 +95,28 @@ static void plugin_text(const iv_plugin_info *p, bool verbose)
         printf("%26s loaded, version %s, %s\n", "", p->version ? p->version : "?", p->origin);
 }
 
+/* The lines of a precision plugin's policy, indented. */
+static void policy_text(const char *name)
+{
+    char *text, *rest;
+    if (iv_precision_text(name, &text) != IV_OK) {
+        printf("%26s not to be opened: %s\n", "", iv_error_message());
+        return;
+    }
+    rest = text;
+    for (char *line; (line = strsep(&rest, "\n"));)
+        if (*line) printf("%26s %s\n", "", line);
+    free(text);
+}
+
 int iv__cli_plugins(iv__cli *c)
 {
     iv_plugin_info p;
     for (int32_t i = 0; iv_plugin_entry(i, &p); ++i) {
         if (c->json) plugin_json(&p);
         else plugin_text(&p, c->verbose);
+        if (!c->json && c->verbose && !p.refused[0] && strcmp(p.kind, "precision") == 0)
+            policy_text(p.name);
     }
     return 0;
 }

@@ -47,7 +47,27 @@ static void member(const char *name, double value)
     iv__json_number(stdout, value);
 }
 
-static void json_step(const iv_step_report *r)
+/* ,"grad_norms":{"wte.weight":1.5,...} where they are tracked. */
+static void json_norms(const iv__cli_run *run)
+{
+    iv_trainer *t = run->trainer;
+    const int64_t n = iv_trainer_param_count(t);
+    double *norms = malloc((size_t)n * sizeof(*norms));
+    iv_shape shape;
+    if (norms && iv_trainer_grad_norms(t, norms) == IV_OK) {
+        fputs(",\"grad_norms\":{", stdout);
+        for (int64_t i = 0; i < n; ++i) {
+            if (i) putchar(',');
+            iv__json_text(stdout, iv_trainer_param_name(t, i, &shape));
+            putchar(':');
+            iv__json_number(stdout, norms[i]);
+        }
+        putchar('}');
+    }
+    free(norms);
+}
+
+static void json_step(const iv__cli_run *run, const iv_step_report *r)
 {
     printf("{\"step\":%lld,", (long long)r->step);
     member("loss", r->loss);
@@ -63,7 +83,15 @@ static void json_step(const iv_step_report *r)
     member("grad_norm", r->grad_norm);
     putchar(',');
     member("scale", r->scale);
-    puts(r->skipped ? ",\"skipped\":true}" : "}");
+    if (*iv_config_str(run->config, "train.track_norm")) json_norms(run);
+    if (r->lost_updates >= 0) {
+        putchar(',');
+        member("lost_updates", r->lost_updates);
+    }
+    if (r->skipped)
+        printf(",\"skipped\":true,\"outcome\":\"%s\"",
+               r->outcome == IV_SKIPPED_NONE ? "skipped-none" : "skipped-overflow");
+    puts("}");
     fflush(stdout);
 }
 
@@ -92,7 +120,7 @@ static void on_step(void *ctx, const iv_step_report *r)
     s->started = true;
     s->step = r->step;
     if (!s->json) iv__progress_step(&s->progress, r);
-    else if (r->step % s->every == 0 || r->step == s->progress.max_steps) json_step(r);
+    else if (r->step % s->every == 0 || r->step == s->progress.max_steps) json_step(s->run, r);
 }
 
 static void on_eval(void *ctx, int64_t step, double loss, double accuracy)

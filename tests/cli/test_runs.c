@@ -522,7 +522,7 @@ static void bad_input(void **state)
         {"train " SMALL "--resume run/checkpoints/step-000000000002.safetensors --optimizer sgd",
          "adamw"},
         {"train " SMALL
-         "--resume run/checkpoints/step-000000000002.safetensors --precision 64-true",
+         "--resume run/checkpoints/step-000000000002.safetensors --precision nothing",
          "--precision"},
         {"train run/config.yaml --json --max-steps 9", "--resume auto"},
         {"generate --out run --prompt a --top-k -1", "--top-k"},

@@ -58,15 +58,9 @@ static const op_policy policies[P_COUNT] = {
     [P_F16_TRUE] = {"f16-true", NULL, IV_F16, 0x1p-11, 0x1p-24, false},
 };
 
-static inline iv_dtype all_master(void *self)
+static inline void own_types(void *self, iv_policy *out)
 {
-    (void)self;
-    return IV_F32;
-}
-
-static inline iv_dtype all_low(void *self)
-{
-    return ((const op_policy *)self)->low;
+    out->compute = out->low = ((const op_policy *)self)->low;
 }
 
 static inline iv_cast_class all_lower(void *self, const char *op, iv_cast_class fallback)
@@ -75,8 +69,7 @@ static inline iv_cast_class all_lower(void *self, const char *op, iv_cast_class 
     return ((const op_policy *)self)->all ? IV_CAST_LOWER : fallback;
 }
 
-static const iv_precision own_policy = {
-    .master = all_master, .compute = all_low, .low = all_low, .classify = all_lower};
+static const iv_precision own_policy = {.policy = own_types, .classify = all_lower};
 
 /* ---- numbers ---- */
 
@@ -165,18 +158,20 @@ static inline void rig_close(rig *r)
     *r = (rig){0};
 }
 
-/* The policy and its self. */
-static inline const iv_precision *rig_precision(const rig *r, void **self)
+/* The policy, open. */
+static inline iv__precision rig_precision(const rig *r)
 {
-    const iv_plugin *p = NULL;
+    iv__precision p = {.vt = &own_policy};
     op_policy *own;
-    if (!r->policy->plugin) {
-        memcpy(&own, &r->policy, sizeof(own)); /* only read */
-        *self = own;
-        return &own_policy;
+    if (r->policy->plugin) {
+        WORKS(iv__precision_start(r->policy->plugin, NULL, "cpu", &p));
+        return p;
     }
-    WORKS(iv__registry_get(IV_PLUGIN_PRECISION, r->policy->plugin, &p, self));
-    return p->vtable;
+    memcpy(&own, &r->policy, sizeof(own)); /* only read */
+    p.run = own;
+    p.policy = (iv_policy){sizeof(iv_policy), IV_F32, IV_F32, IV_F32, IV_F32, IV_F32, 0, 0, 0};
+    own_policy.policy(own, &p.policy);
+    return p;
 }
 
 /* Differentiates if there is a loss: then gradients[i] of wanted[i] become outputs "d0", "d1", ...
@@ -197,11 +192,12 @@ static inline void rig_differentiate(rig *r, const iv_value *wanted, int32_t n)
 /* The passes before fusing, as trainer.c runs them. */
 static inline iv_status rig_cast(rig *r)
 {
-    void *self = NULL;
-    const iv_precision *p = rig_precision(r, &self);
     IV_TRY(iv_graph_status(r->g));
     IV_TRY(iv__graph_prune(r->g));
-    IV_TRY(iv__graph_cast(r->g, p, self));
+    iv__precision p = rig_precision(r);
+    iv_status s = iv__graph_cast(r->g, &p);
+    iv__precision_close(&p);
+    IV_TRY(s);
     if (!r->keep_casts) IV_TRY(iv__graph_absorb(r->g));
     return iv__graph_prune(r->g);
 }
@@ -209,10 +205,11 @@ static inline iv_status rig_cast(rig *r)
 /* Fuses, makes store and plan. */
 static inline iv_status rig_plan(rig *r, int64_t samples)
 {
-    void *self = NULL;
-    const iv_precision *p = rig_precision(r, &self);
     IV_TRY(iv__graph_fuse(r->g));
-    IV_TRY(iv__store_new(r->device, r->g, p->master(self), 1, 0, false, &r->store));
+    iv__precision p = rig_precision(r);
+    iv_status s = iv__store_new(r->device, r->g, &p.policy, 1, 0, false, &r->store);
+    iv__precision_close(&p);
+    IV_TRY(s);
     return iv__plan_new(r->store, r->g, samples, NULL, &r->plan);
 }
 

@@ -4,12 +4,13 @@
  * DIR]
  *           [--precision P] [--mode KEY] [--loss-tol X] [--norm-tol X] [--grad-tol X] [--set K=V
  * ...]
- *           [--missing skip]
+ *           [--missing skip] [--skips N]
  *
  * FILE.json: {"config": {...}, "adamw": {...}, "clip_norm": x, "KEY": {"loss": [...], "grad_norm":
  * [...]}} as PyTorch made it; --batches holds "input" [steps, B, T] and "target", or "label"
  * [steps, B] with images from "input" [steps, B, 1, H, W], or taken in file order from --idx.
  * The last line has the hashes of parameters and optimizer state.
+ * --skips: steps 0 .. N-1 may be skipped for overflow.
  * --grads: gradients of step 0, compared by largest element.  Tolerances are relative. Exit status:
  * 1 on a difference; with --missing skip 77 (and the reason) if a file is not there. */
 #include "base.h"
@@ -71,6 +72,7 @@ static double number(const cJSON *o, const char *key)
 typedef struct options {
     const char *model, *init, *batches, *expect, *grads, *idx, *precision, *mode, *missing;
     double loss_tol, norm_tol, grad_tol;
+    double skips; /* steps that may be skipped at the start; none after these */
 } options;
 
 static void set_number(iv_config *c, const char *key, double x)
@@ -193,6 +195,10 @@ static iv_status run(const options *o, iv_config *c, const cJSON *ref, int *bad)
         iv_step_report r;
         IV_TRY(iv_trainer_step_on(t, in + (size_t)i * in_bytes,
                                   (const int32_t *)y->data + i * per_step, &r));
+        if (r.skipped && (double)i >= o->skips) {
+            printf("step %lld was skipped, scale %g\n", (long long)i, r.scale);
+            ++*bad;
+        }
         double wl = cJSON_GetArrayItem(loss, (int)i)->valuedouble,
                wn = cJSON_GetArrayItem(norm, (int)i)->valuedouble;
         *bad += compare_one("loss", i, r.loss, wl, o->loss_tol);
@@ -244,7 +250,8 @@ int main(int argc, char **argv)
                      {"--grads", &o.grads, 0},         {"--idx", &o.idx, 0},
                      {"--precision", &o.precision, 0}, {"--mode", &o.mode, 0},
                      {"--missing", &o.missing, 0},     {"--loss-tol", 0, &o.loss_tol},
-                     {"--norm-tol", 0, &o.norm_tol},   {"--grad-tol", 0, &o.grad_tol}};
+                     {"--norm-tol", 0, &o.norm_tol},   {"--grad-tol", 0, &o.grad_tol},
+                     {"--skips", 0, &o.skips}};
         bool known = false;
         for (int64_t j = 0; j < IV_COUNT(table); ++j) {
             if (strcmp(table[j].name, k) != 0) continue;

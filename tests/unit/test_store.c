@@ -50,7 +50,8 @@ static iv__store *make(iv_dtype type, uint64_t seed, bool turned, bool decay_all
     iv_param(g, "scalar", IV_SCALAR, (iv_init){IV_INIT_ZEROS, 0});
     iv_state(g, "running", IV_SHAPE(3), (iv_init){IV_INIT_ONES, 0});
     g->differentiated = true; /* gradients wanted */
-    WORKS(iv__store_new(device, g, type, seed, 2, decay_all, &s));
+    WORKS(iv__store_new(device, g, &(iv_policy){.param = type, .full = type, .moment = type}, seed,
+                        2, decay_all, &s));
     iv_graph_free(g);
     return s;
 }
