@@ -94,29 +94,57 @@ static iv_status read_scalars(iv__optim *o, double s[SCALARS])
     return IV_OK;
 }
 
-iv_status iv__optim_norm(iv__optim *o, int64_t t, double lr, double inv_scale, double *out_norm,
-                         bool *out_finite)
+/* This rank's range of an arena that is laid out as the parameters, 1 element for each `per`. */
+static iv_buffer shard(const iv__store *s, const iv__memory *m, int64_t per, int64_t element)
 {
-    iv__store *s = o->store;
-    const iv_backend *vt = s->device->vt;
-    double h[4] = {lr, t == 0, 0, inv_scale}, r[SCALARS];
+    return iv__memory_range(m, s->shard_at / per * element,
+                            (s->shard_elems + per - 1) / per * element);
+}
+
+static iv_buffer gradients(const iv__store *s)
+{
+    return shard(s, &s->grad_mem, 1, (int64_t)iv_dtype_bytes(s->type));
+}
+
+/* Sums of this rank's blocks; those of counters follow o->blocks behind. */
+static iv_buffer parts(const iv__optim *o)
+{
+    int64_t skip = o->store->shard_at / BLOCK * (int64_t)iv_dtype_bytes(o->store->type);
+    return iv__memory_range(&o->part_mem, skip, o->part_mem.bytes - skip);
+}
+
+static int64_t shard_blocks(const iv__optim *o)
+{
+    return (o->store->shard_elems + BLOCK - 1) / BLOCK;
+}
+
+iv_status iv__optim_norm_blocks(iv__optim *o, int64_t t, double lr, double inv_scale)
+{
+    const iv__store *s = o->store;
+    double h[4] = {lr, t == 0, 0, inv_scale};
     if (o->o.kind != IV_OPTIM_SGD) {
         h[1] = 1 - iv_pow_d(o->o.beta1, (double)(t + 1));
         h[2] = __builtin_sqrt(1 - iv_pow_d(o->o.beta2, (double)(t + 1)));
     }
     IV_TRY(write_hyper(o, h));
     iv_launch blocks = {.n_bufs = 3,
-                        .groups = o->blocks,
-                        .buf = {all(&s->grad_mem), all(&o->hyper_mem), all(&o->part_mem)},
-                        .n = {s->param_elems, o->blocks},
+                        .groups = shard_blocks(o),
+                        .buf = {gradients(s), all(&o->hyper_mem), parts(o)},
+                        .n = {s->shard_elems, o->blocks},
                         .f = {0, o->o.norm_p}};
+    return blocks.groups ? s->device->vt->launch(s->device->queue, o->norm_blocks, &blocks) : IV_OK;
+}
+
+iv_status iv__optim_norm(iv__optim *o, double *out_norm, bool *out_finite)
+{
+    const iv__store *s = o->store;
+    double r[SCALARS];
     iv_launch norm = {.n_bufs = 3,
                       .groups = 1,
                       .buf = {all(&o->part_mem), all(&o->hyper_mem), all(&o->scalar_mem)},
                       .n = {o->blocks},
                       .f = {o->o.clip_norm, o->o.norm_p}};
-    IV_TRY(vt->launch(s->device->queue, o->norm_blocks, &blocks));
-    IV_TRY(vt->launch(s->device->queue, o->norm, &norm));
+    IV_TRY(s->device->vt->launch(s->device->queue, o->norm, &norm));
     IV_TRY(read_scalars(o, r));
     *out_norm = r[0];
     *out_finite = r[2] == 1;
@@ -158,20 +186,21 @@ iv_status iv__optim_norms(iv__optim *o, double p, double *out)
 
 iv_status iv__optim_update(iv__optim *o, int64_t t)
 {
-    iv__store *s = o->store;
+    const iv__store *s = o->store;
     const iv__optim_options *p = &o->o;
     bool sgd = p->kind == IV_OPTIM_SGD;
+    int64_t b = (int64_t)iv_dtype_bytes(s->param_type);
     iv_launch l = {.n_bufs = 8,
-                   .groups = o->blocks,
-                   .buf = {all(&s->param_mem), all(&s->grad_mem), all(&s->moment_mem[0]),
+                   .groups = shard_blocks(o),
+                   .buf = {shard(s, &s->param_mem, 1, b), gradients(s), all(&s->moment_mem[0]),
                            all(&s->moment_mem[1]), all(&o->hyper_mem), all(&o->scalar_mem),
-                           all(&s->group_mem), all(&o->part_mem)},
-                   .n = {s->param_elems, sgd ? p->nesterov : p->kind == IV_OPTIM_ADAMW,
-                         p->stochastic, (int64_t)p->seed, t, 0, IV__STREAM_ROUND, o->blocks},
+                           shard(s, &s->group_mem, 64, 1), parts(o)},
+                   .n = {s->shard_elems, sgd ? p->nesterov : p->kind == IV_OPTIM_ADAMW,
+                         p->stochastic, (int64_t)p->seed, t, s->shard_at, IV__STREAM_ROUND,
+                         o->blocks},
                    .f = {sgd ? p->momentum : p->beta1, p->beta2, p->eps, p->weight_decay,
                          p->clip_value, 1 - p->beta1, 1 - p->beta2}};
-    IV_TRY(s->device->vt->launch(s->device->queue, o->update, &l));
-    return iv__store_lower(s);
+    return l.groups ? s->device->vt->launch(s->device->queue, o->update, &l) : IV_OK;
 }
 
 iv_status iv__optim_lost(iv__optim *o, double *out)

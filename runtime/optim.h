@@ -39,12 +39,14 @@ typedef struct iv__optim {
 int32_t iv__optim_moments(const iv__optim_options *o);
 iv_status iv__optim_new(iv__store *s, const iv__optim_options *o, iv__optim **out);
 void iv__optim_free(iv__optim *o);
-/* Norm and finiteness of the gradients, unscaled by inv_scale. */
-iv_status iv__optim_norm(iv__optim *o, int64_t t, double lr, double inv_scale, double *out_norm,
-                         bool *out_finite);
-/* The p-norm of each parameter's gradient (p = 0: infinity), as iv__optim_norm unscaled them. */
+/* Sums of squares of the blocks of this rank's gradients, unscaled by inv_scale, for step t. */
+iv_status iv__optim_norm_blocks(iv__optim *o, int64_t t, double lr, double inv_scale);
+/* Norm and finiteness of all gradients, when the sums of all blocks are there (in part_mem). */
+iv_status iv__optim_norm(iv__optim *o, double *out_norm, bool *out_finite);
+/* The p-norm of each parameter's gradient (p = 0: infinity), as iv__optim_norm unscaled them.  Not
+ * where the optimizer has a part of the parameters. */
 iv_status iv__optim_norms(iv__optim *o, double p, double *out);
-/* The update of step t = 0, 1, ... (after iv__optim_norm), and the lowered copies. */
+/* The update of this rank's parameters in step t = 0, 1, ... (after iv__optim_norm). */
 iv_status iv__optim_update(iv__optim *o, int64_t t);
 /* The share of that update's changes that rounding to a 16-bit parameter undid; -1: parameters are
  * wider. */

@@ -41,8 +41,10 @@ static iv_status make_store(iv_trainer *t, iv__replica *r, const iv_graph *g, bo
 {
     iv__optim_options o = iv__trainer_optim(t);
     bool all = strcmp(iv_config_str(t->config, "optim.decay"), "all") == 0;
-    return iv__store_new(r->device, g, &t->precision.policy, t->seed,
-                         train ? iv__optim_moments(&o) : 0, all, &r->store);
+    const iv__workers *w = &t->workers;
+    return iv__store_new_part(
+        r->device, g, &t->precision.policy, t->seed, train ? iv__optim_moments(&o) : 0, all,
+        w->sharded ? w->comm->ranks.rank : 0, w->sharded ? w->comm->ranks.world : 1, &r->store);
 }
 
 iv_status iv__program_new(iv_trainer *t, iv__replica *r, int64_t batch, bool train, int64_t grains,

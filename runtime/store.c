@@ -213,25 +213,41 @@ static iv_status make_gradients(iv__store *s, const iv_graph *g)
 }
 
 static iv_status make_arenas(iv__store *s, const iv_graph *g, uint64_t seed, int32_t moments,
-                             bool decay_all)
+                             bool decay_all, int32_t part, int32_t parts)
 {
     IV_TRY(collect(g, IV_ROLE_PARAM, false, 0, &s->params, &s->n_params, &s->param_elems));
     IV_TRY(collect(g, IV_ROLE_STATE, false, 0, &s->states, &s->n_states, &s->state_elems));
-    int64_t b = (int64_t)iv_dtype_bytes(s->type),
-            moment = s->param_elems * (int64_t)iv_dtype_bytes(s->moment_type);
+    int64_t b = (int64_t)iv_dtype_bytes(s->type), moment = (int64_t)iv_dtype_bytes(s->moment_type);
     IV_TRY(iv__memory_alloc(s->device, s->param_elems * (int64_t)iv_dtype_bytes(s->param_type),
                             "parameters", &s->param_mem));
     IV_TRY(make_gradients(s, g));
     IV_TRY(iv__memory_alloc(s->device, s->state_elems * b, "running statistics", &s->state_mem));
+    s->shard_at = iv__store_cut(s->param_elems, part, parts);
+    s->shard_elems = iv__store_cut(s->param_elems, part + 1, parts) - s->shard_at;
+    s->n_moments = moments;
     for (int32_t i = 0; i < moments; ++i)
-        IV_TRY(iv__memory_alloc(s->device, moment, "optimizer state", &s->moment_mem[i]));
+        IV_TRY(iv__memory_alloc(s->device, s->shard_elems * moment, "optimizer state",
+                                &s->moment_mem[i]));
     IV_TRY(fill_groups(s, decay_all));
     IV_TRY(fill_slots(s, s->params, s->n_params, &s->param_mem, seed));
     return fill_slots(s, s->states, s->n_states, &s->state_mem, seed);
 }
 
+int64_t iv__store_cut(int64_t n, int32_t part, int32_t parts)
+{
+    enum { BLOCK = 4096 }; /* of the norm */
+    return IV_MIN2(n, (n + BLOCK - 1) / BLOCK * part / parts * BLOCK);
+}
+
 iv_status iv__store_new(iv__device *d, const iv_graph *g, const iv_policy *policy, uint64_t seed,
                         int32_t moments, bool decay_all, iv__store **out)
+{
+    return iv__store_new_part(d, g, policy, seed, moments, decay_all, 0, 1, out);
+}
+
+iv_status iv__store_new_part(iv__device *d, const iv_graph *g, const iv_policy *policy,
+                             uint64_t seed, int32_t moments, bool decay_all, int32_t part,
+                             int32_t parts, iv__store **out)
 {
     iv__store *s;
     IV_TRY(iv__calloc(1, sizeof(*s), "the store", &s));
@@ -239,7 +255,7 @@ iv_status iv__store_new(iv__device *d, const iv_graph *g, const iv_policy *polic
     s->type = policy->full;
     s->param_type = policy->param;
     s->moment_type = policy->moment;
-    iv_status st = make_arenas(s, g, seed, moments, decay_all);
+    iv_status st = make_arenas(s, g, seed, moments, decay_all, part, parts);
     if (st != IV_OK) {
         iv__store_free(s);
         return st;

@@ -38,6 +38,10 @@ typedef struct iv__store {
     int64_t n_params, n_states, n_summands;
     int64_t param_elems, state_elems, grad_elems; /* arena sizes in elements */
     int64_t stat_at, loss_at;                     /* elements of the gradient arena */
+    /* The range of parameters that this rank updates: whole blocks of the norm.  Moments are kept
+     * of it alone.  Everything, unless the run is sharded. */
+    int64_t shard_at, shard_elems;
+    int32_t n_moments;
     iv__memory param_mem, grad_mem, state_mem, moment_mem[2], group_mem, rate_mem;
     void *running_kernel, **summand_kernels; /* [n_summands] */
     iv__memory lowered_mem;                  /* one low type per run */
@@ -50,6 +54,12 @@ typedef struct iv__store {
  * all groups. */
 iv_status iv__store_new(iv__device *d, const iv_graph *g, const iv_policy *policy, uint64_t seed,
                         int32_t moments, bool decay_all, iv__store **out);
+/* The same for part `part` of `parts` (shard_at, shard_elems). */
+iv_status iv__store_new_part(iv__device *d, const iv_graph *g, const iv_policy *policy,
+                             uint64_t seed, int32_t moments, bool decay_all, int32_t part,
+                             int32_t parts, iv__store **out);
+/* Where part `part` of n elements begins: whole blocks of 4096, as even as they can be. */
+int64_t iv__store_cut(int64_t n, int32_t part, int32_t parts);
 /* The element type of one of the store's arenas. */
 iv_dtype iv__store_type(const iv__store *s, const iv__memory *m);
 void iv__store_free(iv__store *s);

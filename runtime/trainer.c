@@ -100,12 +100,9 @@ int64_t iv__count_targets(const iv__program *p, const int32_t *y, int64_t n)
 
 static iv_status choose_precision(iv_trainer *t)
 {
-    const char *kind = iv_config_str(t->config, "device.accelerator"),
-               *list = iv_config_str(t->config, "device.devices");
-    char text[32];
-    if (strcmp(kind, "auto") == 0) kind = strchr(list, ':') ? list : "cpu";
-    snprintf(text, sizeof(text), "%.*s", (int)strcspn(kind, ":"), kind);
-    return iv__precision_open(t->config, text, &t->precision);
+    char kind[32];
+    iv__workers_kind(t, kind, sizeof(kind));
+    return iv__precision_open(t->config, kind, &t->precision);
 }
 
 static void tell_emulation(const iv_trainer *t)
@@ -320,8 +317,11 @@ static iv_status finish_sums(iv_trainer *t, double *out_loss)
 static iv_status update(iv_trainer *t)
 {
     for (int64_t i = 0; i < t->workers.n_replicas; ++i) {
-        IV_TRY(iv__optim_update(t->workers.replicas[i]->optim, t->step));
-        IV_TRY(iv__store_follow(t->workers.replicas[i]->store, t->grains));
+        iv__replica *r = t->workers.replicas[i];
+        IV_TRY(iv__optim_update(r->optim, t->step));
+        IV_TRY(iv__workers_share_params(&t->workers));
+        IV_TRY(iv__store_lower(r->store));
+        IV_TRY(iv__store_follow(r->store, t->grains));
     }
     return IV_OK;
 }
@@ -338,15 +338,6 @@ static iv_status nonfinite(iv_trainer *t)
             "training step %lld: %s: the first infinity or NaN comes from %s [hint: a lower "
             "--lr, --clip 1, or a wider --precision]",
             (long long)t->step + 1, why, name);
-}
-
-/* Norm and finiteness of the gradients, on every replica for its own update. */
-static iv_status measure(iv_trainer *t, iv_step_report *r, bool *finite)
-{
-    for (int64_t i = t->workers.n_replicas - 1; i >= 0; --i) /* the values are the same on all */
-        IV_TRY(iv__optim_norm(t->workers.replicas[i]->optim, t->step, r->lr, 1 / r->scale,
-                              &r->grad_norm, finite));
-    return IV_OK;
 }
 
 /* After the gradients: decide, update, count. */
@@ -380,14 +371,25 @@ static iv_status no_loss(iv_trainer *t, iv_step_report *r, iv_step_report *out)
     return IV_OK;
 }
 
+/* Norm and finiteness of the gradients, on every replica for its own update. */
+static iv_status measure(iv_trainer *t, iv_step_report *r, bool *finite)
+{
+    for (int64_t i = t->workers.n_replicas - 1; i >= 0; --i) { /* the values are the same on all */
+        iv__optim *o = t->workers.replicas[i]->optim;
+        IV_TRY(iv__optim_norm_blocks(o, t->step, r->lr, 1 / r->scale));
+        IV_TRY(iv__workers_share_blocks(&t->workers));
+        IV_TRY(iv__optim_norm(o, &r->grad_norm, finite));
+    }
+    return IV_OK;
+}
+
 /* A step on samples of which this rank's are given; `targets` of all of them count. */
 static iv_status step(iv_trainer *t, const char *x, const int32_t *y, int64_t targets,
                       iv_step_report *out)
 {
     int64_t start = iv__now_ns(), global = t->batch * t->accumulate;
-    iv_step_report r = {.scale = iv__precision_scale(&t->precision),
-                        .lr = iv__schedule_lr(&t->schedule, t->step),
-                        .lost_updates = -1};
+    iv_step_report r = {
+        .scale = 1, .lr = iv__schedule_lr(&t->schedule, t->step), .lost_updates = -1};
     bool finite;
     if (targets == 0) return no_loss(t, &r, out);
     IV_TRY(run_passes(t, x, y, targets, r.scale));
@@ -461,6 +463,10 @@ iv_status iv_trainer_grad_norms(iv_trainer *t, double *out)
     const char *p = iv_config_str(t->config, "train.track_norm");
     if (!*p)
         IV_FAIL(IV_INVALID, "norms of gradients are not tracked [hint: --set train.track_norm=2]");
+    if (t->workers.sharded)
+        IV_FAIL(IV_UNSUPPORTED,
+                "train.track_norm with --strategy %s: a rank has the gradients of its part only",
+                iv_config_str(t->config, "cluster.strategy"));
     return iv__optim_norms(t->workers.replicas[0]->optim, norm_p(p), out);
 }
 
@@ -481,6 +487,9 @@ iv_status iv_trainer_param_read(iv_trainer *t, int64_t i, bool gradient, double 
     if (i < 0 || i >= t->store->n_params)
         IV_FAIL(IV_INVALID, "parameter %lld of %lld", (long long)i, (long long)t->store->n_params);
     const iv__slot *s = &t->store->params[i];
+    if (gradient && t->workers.sharded)
+        IV_FAIL(IV_UNSUPPORTED, "reading gradients with --strategy %s: a rank has its part only",
+                iv_config_str(t->config, "cluster.strategy"));
     const iv__memory *m = gradient ? &t->store->grad_mem : &t->store->param_mem;
     iv_dtype type = iv__store_type(t->store, m);
     int64_t bytes = (int64_t)iv_dtype_bytes(type);
@@ -492,5 +501,5 @@ iv_status iv_trainer_param_read(iv_trainer *t, int64_t i, bool gradient, double 
 
 iv_status iv_trainer_hash(iv_trainer *t, bool optimizer_state, char out_hex[33])
 {
-    return iv__store_hash(t->store, optimizer_state, out_hex);
+    return iv__workers_hash(t, &t->workers, optimizer_state, out_hex);
 }

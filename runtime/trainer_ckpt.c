@@ -212,7 +212,11 @@ static iv_status load_from(loader *l, const char *path)
 static iv_status load(iv_trainer *t, const char *path, bool params_only)
 {
     loader l = {.t = t, .params_only = params_only, .step = -1, .grains = -1};
-    iv_status s = load_from(&l, path);
+    iv_status s = iv__workers_unshard(t, &t->workers, IV_UNSHARD_EMPTY);
+    if (s == IV_OK) s = load_from(&l, path);
+    iv_status back = iv__workers_reshard(
+        t, &t->workers, s == IV_OK && !params_only ? IV_RESHARD_TAKE : IV_RESHARD_KEEP);
+    if (s == IV_OK) s = back;
     for (int a = 0; a < 4; ++a) {
         free(l.data[a]);
         free(l.seen[a]);

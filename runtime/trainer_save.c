@@ -65,7 +65,7 @@ iv_status iv__trainer_ckpt(iv_trainer *t)
 
 bool iv__trainer_saves_together(const iv_trainer *t)
 {
-    return t->ckpt && t->ckpt->join && t->workers.comm->ranks.world > 1;
+    return t->workers.comm->ranks.world > 1 && (t->workers.sharded || (t->ckpt && t->ckpt->join));
 }
 
 typedef struct saver {
@@ -224,6 +224,9 @@ iv_status iv__trainer_save_start(iv_trainer *t, const char *path, const iv__save
     meta m = {.n = 0};
     iv_status st = iv__trainer_ckpt(t);
     if (st == IV_OK) st = new_id(t);
+    if (st == IV_OK)
+        st =
+            iv__workers_unshard(t, &t->workers, t->ckpt->join ? IV_UNSHARD_EVERY : IV_UNSHARD_ROOT);
     /* A plugin that does not know its rank writes on rank 0 for all. */
     if (st != IV_OK || (t->workers.comm->ranks.rank > 0 && !t->ckpt->join)) return st;
     st = gather(&s, o->weights_only);
@@ -238,7 +241,8 @@ iv_status iv__trainer_save_start(iv_trainer *t, const char *path, const iv__save
                                       .read = read_range,
                                       .ctx = &s});
     saver_free(&s, &m);
-    return st;
+    iv_status back = iv__workers_reshard(t, &t->workers, IV_RESHARD_KEEP);
+    return st == IV_OK ? back : st;
 }
 
 iv_status iv__trainer_drain(iv_trainer *t)

@@ -1,11 +1,11 @@
 /* workers.c: ranks, devices and shares (see workers.h). */
 #include "trainer.h"
 
+#include "deepspeed.h"
+
 #include <sched.h>
 #include <unistd.h>
 #include <xxhash.h>
-
-enum { NORM_BLOCK = 4096 }; /* elements: shards of parameters consist of whole blocks of the norm */
 
 /* ---- devices ---- */
 
@@ -13,6 +13,13 @@ static const char *device_kind(const iv_trainer *t)
 {
     const char *kind = iv_config_str(t->config, "device.accelerator");
     return strcmp(kind, "auto") == 0 ? "cpu" : kind;
+}
+
+void iv__workers_kind(const iv_trainer *t, char *out, size_t size)
+{
+    const char *list = iv_config_str(t->config, "device.devices");
+    if (strchr(list, ':')) snprintf(out, size, "%.*s", (int)strcspn(list, ":"), list);
+    else snprintf(out, size, "%s", device_kind(t));
 }
 
 /* With one process per device: the one whose number is the local rank, or the only one that the
@@ -130,33 +137,48 @@ static iv_status count_workers(iv__workers *w, int64_t own)
 
 /* ---- segments ---- */
 
-/* Where rank r's part of n elements begins: whole blocks, as even as they can be. */
-static int64_t cut(int64_t n, int32_t r, int32_t world)
-{
-    int64_t blocks = (n + NORM_BLOCK - 1) / NORM_BLOCK;
-    return IV_MIN2(n, blocks * r / world * NORM_BLOCK);
-}
-
 /* Everybody adds an even part, and everybody gets everything. */
 static int64_t even_segments(const iv__store *s, int32_t world, iv__segment *out)
 {
     for (int32_t r = 0; out && r < world; ++r) {
-        int64_t at = cut(s->grad_elems, r, world);
-        out[r] = (iv__segment){at, cut(s->grad_elems, r + 1, world) - at, r, true};
+        int64_t at = iv__store_cut(s->grad_elems, r, world);
+        out[r] = (iv__segment){at, iv__store_cut(s->grad_elems, r + 1, world) - at, r, true};
     }
     return world;
 }
 
 static iv_status open_reducer(iv__workers *w)
 {
+    int64_t (*make)(const iv__store *, int32_t, iv__segment *) =
+        w->sharded ? iv__shard_segments : even_segments;
     const iv__store *s = w->replicas[0]->store;
-    int64_t n = even_segments(s, w->comm->ranks.world, NULL);
+    int32_t world = w->comm->ranks.world;
+    int64_t n = make(s, world, NULL);
     iv__segment *segments;
     IV_TRY(iv__calloc(n, sizeof(*segments), "segments", &segments));
-    even_segments(s, w->comm->ranks.world, segments);
+    make(s, world, segments);
     iv_status st = iv__reducer_open(w->comm, s->type, segments, n, &w->reducer);
     free(segments);
     return st;
+}
+
+/* How ranks share the work. */
+static iv_status choose_strategy(const iv_trainer *t, iv__workers *w, int64_t own)
+{
+    const char *name = iv_config_str(t->config, "cluster.strategy");
+    int32_t stage = strcmp(name, "ddp_sharded") == 0;
+    if (strcmp(name, "deepspeed") == 0)
+        IV_TRY(iv__deepspeed_stage(t->config, w->comm->ranks.world, &stage));
+    w->sharded = stage > 0 && w->comm->ranks.world > 1;
+    if (strcmp(name, "fsdp") == 0)
+        IV_FAIL(IV_UNSUPPORTED, "--strategy fsdp: this version does not shard parameters "
+                                "[hint: ddp_sharded shards the optimizer's state]");
+    if (w->sharded && own > 1)
+        IV_FAIL(IV_UNSUPPORTED,
+                "--strategy %s with %lld devices in a process [hint: a process for "
+                "each device]",
+                name, (long long)own);
+    return iv__calloc(w->comm->ranks.world, sizeof(*w->shared), "parts", &w->shared);
 }
 
 /* ---- shares ---- */
@@ -267,11 +289,13 @@ iv_status iv__workers_open(iv_trainer *t, iv__workers *w)
 {
     int64_t own = 0;
     IV_TRY(meet(t, w));
-    IV_TRY(iv__comm_agree(w->comm, count_replicas(t, &w->comm->ranks, &own)));
+    iv_status s = count_replicas(t, &w->comm->ranks, &own);
+    if (s == IV_OK) s = choose_strategy(t, w, own);
+    IV_TRY(iv__comm_agree(w->comm, s));
     IV_TRY(count_workers(w, own));
     iv__shares(t->grains, w->speed, w->n, w->span);
     t->is_cut = w->n > 1 || t->accumulate > 1;
-    iv_status s = open_replicas(t, w, own);
+    s = open_replicas(t, w, own);
     if (s == IV_OK) s = open_reducer(w);
     if (s == IV_OK) s = deal(t, w);
     return iv__comm_agree(w->comm, s);
@@ -286,6 +310,7 @@ void iv__workers_close(iv__workers *w)
     free(w->rank);
     free(w->span);
     free(w->speed);
+    free(w->shared);
     iv__comm_close(w->comm);
     *w = (iv__workers){0};
 }

@@ -9,6 +9,7 @@
 #include "reduce.h"
 #include "replica.h"
 
+struct iv_trainer;
 typedef struct iv__workers {
     iv_cluster_info cluster;
     iv__comm *comm;
@@ -22,16 +23,37 @@ typedef struct iv__workers {
     void **parts;        /* host addresses of the sums of this rank's nodes, in order */
     iv__memory *staging; /* [n_staging]: nodes of devices whose memory the host cannot reach */
     int64_t n_parts, n_staging;
-    void *out;          /* where the sums of all arrive; may be a part */
-    iv__memory out_mem; /* `out`, if no device has its gradients in host memory */
-    bool sharded;       /* each rank updates its own segment of the parameters */
-    int64_t steps;      /* so far: says when speeds are measured and shares are dealt anew */
+    void *out;            /* where the sums of all arrive; may be a part */
+    iv__memory out_mem;   /* `out`, if no device has its gradients in host memory */
+    bool sharded;         /* each rank updates its own part of the parameters */
+    iv__part *shared;     /* [world]: scratch */
+    bool unsharded;       /* the first store has the moments of all ranks */
+    iv__memory shards[2]; /* moments of this rank while the store has those of all */
+    int64_t steps;        /* so far: says when speeds are measured and shares are dealt anew */
 } iv__workers;
 
-struct iv_trainer;
+/* workers_shard.c: runs in which each rank updates its own part of the parameters.  Where nothing
+ * is sharded, all of this does nothing. */
+int64_t iv__shard_segments(const iv__store *s, int32_t world, iv__segment *out);
+/* Sums of blocks of the norm, and updated parameters, of every rank come to every rank. */
+iv_status iv__workers_share_blocks(iv__workers *w);
+iv_status iv__workers_share_params(iv__workers *w);
+/* For saving and loading: the first store gets room for the moments of all ranks.  IV_UNSHARD_ROOT:
+ * on rank 0, with their values; EVERY: on every rank, with their values; EMPTY: on every rank.
+ * IV_RESHARD_* ends it: KEEP drops what is there, TAKE puts this rank's part back. */
+typedef enum iv__unshard { IV_UNSHARD_ROOT, IV_UNSHARD_EVERY, IV_UNSHARD_EMPTY } iv__unshard;
+typedef enum iv__reshard { IV_RESHARD_KEEP, IV_RESHARD_TAKE } iv__reshard;
+iv_status iv__workers_unshard(struct iv_trainer *t, iv__workers *w, iv__unshard how);
+iv_status iv__workers_reshard(struct iv_trainer *t, iv__workers *w, iv__reshard how);
+/* The same on every rank. */
+iv_status iv__workers_hash(struct iv_trainer *t, iv__workers *w, bool optimizer_state,
+                           char out_hex[33]);
+
 /* Finds the other ranks, opens this rank's devices, and deals the grains. */
 iv_status iv__workers_open(struct iv_trainer *t, iv__workers *w);
 void iv__workers_close(iv__workers *w);
+/* The kind of this rank's first device ("cpu"). */
+void iv__workers_kind(const struct iv_trainer *t, char *out, size_t size);
 /* All passes of this rank; then the sums of all workers are in the gradient arena of each replica
  * (sharded: its segments, statistics and loss). */
 iv_status iv__workers_run(struct iv_trainer *t, iv__workers *w, const iv__feed *f);

@@ -158,6 +158,19 @@ static void test_ranks(void **state)
 {
     (void)state;
     for (int run = 0; run < RUNS; ++run) same(run, 2 + run % 3, "");
+}
+
+/* Optimizer state in parts, over ranks and with more ranks than blocks of the norm. */
+static void test_sharded(void **state)
+{
+    (void)state;
+    for (int run = 0; run < RUNS; ++run)
+        same(run, 2 + (run + 1) % 3, " cluster.strategy=ddp_sharded");
+    char more[256];
+    snprintf(more, sizeof(more), " cluster.strategy=deepspeed precision.config=%s",
+             put_text("ds.json", "{\"train_batch_size\":16,\"gradient_clipping\":0.5,"
+                                 "\"zero_optimization\":{\"stage\":1}}"));
+    same(0, 3, more);
     end_of_test();
 }
 
@@ -252,9 +265,10 @@ static void test_agreement(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_ranks),   cmocka_unit_test(test_grains),
-        cmocka_unit_test(test_balance), cmocka_unit_test(test_devices),
-        cmocka_unit_test(test_lost),    cmocka_unit_test(test_agreement),
+        cmocka_unit_test(test_ranks),     cmocka_unit_test(test_grains),
+        cmocka_unit_test(test_balance),   cmocka_unit_test(test_sharded),
+        cmocka_unit_test(test_devices),   cmocka_unit_test(test_lost),
+        cmocka_unit_test(test_agreement),
     };
     if (argc > 1) cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, session_files, temporary_remove);
