@@ -142,7 +142,7 @@ IV_FN f32 iv_fma_flush(f32 a, f32 b, f32 c)
 #define iv_tile_range_f
 #define iv_tile_range_d
 #define iv_tile_range_h
-#define iv_tile_range_b SHARED(I, iv_rng, 2 * IV_W);
+#define iv_tile_range_b SHARED(I, iv_rng, 2 * IV_W); IV_TILE_CLEAR
 #define IV_TILE_LOOK(a, na, b, nb) IV_CAT(iv_tile_look_, T0)(a, na, b, nb)
 #define iv_tile_look_f(a, na, b, nb) const i32 iv_slow = 0;
 #define iv_tile_look_d(a, na, b, nb) const i32 iv_slow = 0;
@@ -280,7 +280,13 @@ IV_FN void iv_tile_b(f32 (*acc)[IV_W], i32 rows, const f32 *a, i32 ars, i32 acs,
         iv_tile_block_b(acc, rows, a, ars, acs, b, bks);
     }
 }
+#define IV_TILE_CLEAR
 #else
+/* What pads the rows of a tile is looked at too (TILE_MULTIPLY's na, nb): once, zeros. */
+#define IV_TILE_CLEAR                                                                              \
+    EACH(iv_c, (i64)(sizeof(sa) / sizeof(sa[0])), sa[iv_c] = 0;)                                   \
+    EACH(iv_c, (i64)(sizeof(sb) / sizeof(sb[0])), sb[iv_c] = 0;)
+#define IV_NO_UNROLL _Pragma("unroll 1")
 /* Rule 4: all 64 rows in registers. */
 #define IV_TILE_CHAIN(name, AX, FX)                                                                \
     IV_FN void name(AX *acc, i32 rows, IV_LOCAL_ const AX *a, i32 ars, i32 acs,                    \
@@ -288,7 +294,7 @@ IV_FN void iv_tile_b(f32 (*acc)[IV_W], i32 rows, const f32 *a, i32 ars, i32 acs,
     {                                                                                              \
         AX x[IV_W];                                                                                \
         IV_UNROLL for (i32 e = 0; e < IV_W; ++e) x[e] = acc[e];                            \
-        for (i32 k = 0; k < nk; ++k) {                                                             \
+        IV_NO_UNROLL for (i32 k = 0; k < nk; ++k) {                                                \
             AX bv = b[k * bks + IV_LANE];                                                          \
             IV_UNROLL for (i32 e = 0; e < IV_W; ++e) x[e] =                                \
                 FX(a[e * ars + k * acs], bv, x[e]);                                                \
@@ -303,7 +309,7 @@ IV_FN void iv_tile_b(f32 (*acc)[IV_W], i32 rows, const f32 *a, i32 ars, i32 acs,
         IV_UNROLL for (i32 h = 0; h < IV_W; h += 32) {                                     \
             f32 s[32], t[32];                                                                      \
             IV_UNROLL for (i32 e = 0; e < 32; ++e) s[e] = t[e] = 0;                        \
-            for (i32 k = 0; k < TILE_K; k += 2) {                                                  \
+            IV_NO_UNROLL for (i32 k = 0; k < TILE_K; k += 2) {                                     \
                 f32 b0 = b[k * bks + IV_LANE], b1 = b[(k + 1) * bks + IV_LANE];                    \
                 IV_UNROLL for (i32 e = 0; e < 32; ++e) {                                   \
                     s[e] = FX(a[(h + e) * ars + k * acs], b0, s[e]);                               \
@@ -320,12 +326,27 @@ IV_TILE_CHAIN(iv_tile_d, f64, IV_FMA64)
 #endif
 IV_TILE_BLOCKS(iv_tile_h, IV_FMA32, IV_ADD_)
 IV_TILE_BLOCKS(iv_tile_block_b, IV_FMA32, iv_add_flush)
-IV_TILE_BLOCKS(iv_tile_block_slow, iv_fma_flush, iv_add_flush)
+/* The slow chain is long and rare: row by row in memory of the lane, so that there is little code. */
+IV_FN void iv_tile_block_slow(f32 *acc, IV_LOCAL_ const f32 *a, i32 ars, i32 acs,
+                              IV_LOCAL_ const f32 *b, i32 bks)
+{
+    f32 x[IV_W];
+    IV_UNROLL for (i32 e = 0; e < IV_W; ++e) x[e] = acc[e];
+    IV_NO_UNROLL for (i32 e = 0; e < IV_W; ++e) {
+        f32 s = 0, t = 0;
+        IV_NO_UNROLL for (i32 k = 0; k < TILE_K; k += 2) {
+            s = iv_fma_flush(a[e * ars + k * acs], b[k * bks + IV_LANE], s);
+            t = iv_fma_flush(a[e * ars + (k + 1) * acs], b[(k + 1) * bks + IV_LANE], t);
+        }
+        x[e] = iv_add_flush(x[e], iv_add_flush(s, t));
+    }
+    IV_UNROLL for (i32 e = 0; e < IV_W; ++e) acc[e] = x[e];
+}
 IV_FN void iv_tile_b(f32 *acc, i32 rows, IV_LOCAL_ const f32 *a, i32 ars, i32 acs,
                      IV_LOCAL_ const f32 *b, i32 bks, i32 nk, i32 slow)
 {
     if (slow) {
-        iv_tile_block_slow(acc, rows, a, ars, acs, b, bks, nk, slow);
+        iv_tile_block_slow(acc, a, ars, acs, b, bks);
     } else {
         iv_tile_block_b(acc, rows, a, ars, acs, b, bks, nk, slow);
     }

@@ -90,6 +90,8 @@ int64_t iv__now_ns(void);
     X(CUDA, "INVAR_CUDA_LIB", "path of libcuda.so.1 to open")                                      \
     X(HIP, "INVAR_HIP_LIB", "path of libamdhip64 to open")                                         \
     X(NVRTC, "INVAR_NVRTC_LIB", "path of the libnvrtc to open")                                    \
+    X(CUBLASLT, "INVAR_CUBLASLT_LIB", "path of the libcublasLt to open")                           \
+    X(HIPBLASLT, "INVAR_HIPBLASLT_LIB", "path of the libhipblaslt to open")                        \
     X(HIPRTC, "INVAR_HIPRTC_LIB", "path of the libhiprtc to open")                                 \
     X(CLUSTER, "INVAR_CLUSTER",                                                                    \
       "cluster environment, as --cluster: none or a name; --cluster wins")                         \

@@ -16,7 +16,7 @@
  * allows: equal runs on equal machines are equal as far as the library's are.
  */
 #include "cpu.h"
-#include "matmul.h"
+#include "../common/matmul.h"
 
 #ifdef INVAR_BLAS
 #include "vendor.h"

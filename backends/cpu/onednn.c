@@ -17,7 +17,7 @@
  * conv_impl.c.
  */
 #include "cpu.h"
-#include "matmul.h"
+#include "../common/matmul.h"
 
 #ifdef INVAR_ONEDNN
 #include "vendor.h"

@@ -21,6 +21,8 @@ static struct {
 #undef S
 #undef O
 
+extern const iv_impl *const *iv__cuda_impls(void *dev, int32_t *out_n);
+#define IMPLS iv__cuda_impls
 #define KIND "cuda"
 #define VENDOR "NVIDIA"
 #define MOST_GROUPS INT32_MAX

@@ -189,6 +189,9 @@ typedef struct gpu_symbol {
 iv_status iv__gpu_library_open(gpu_library *lib, const char *const *names, const char *hint);
 /* IV_UNAVAILABLE names the function that is missing. */
 iv_status iv__gpu_library_find(const gpu_library *lib, const gpu_symbol *list);
+/* Both, unless the list has its addresses already. */
+iv_status iv__gpu_library_once(const iv_host *host, const char *what, const char *env,
+                               const char *const *names, const gpu_symbol *list);
 /* The symbol of a function, which a macro of its header may have chosen. */
 #define GPU_TEXT(x) GPU_TEXT_(x)
 #define GPU_TEXT_(x) #x

@@ -30,3 +30,14 @@ iv_status iv__gpu_library_find(const gpu_library *lib, const gpu_symbol *list)
     }
     return IV_OK;
 }
+
+iv_status iv__gpu_library_once(const iv_host *host, const char *what, const char *env,
+                               const char *const *names, const gpu_symbol *list)
+{
+    gpu_library lib = {.host = host, .what = what, .env = env};
+    if (*list->at) return IV_OK;
+    iv_status s = iv__gpu_library_open(&lib, names, "install it");
+    if (s == IV_OK) s = iv__gpu_library_find(&lib, list);
+    if (s != IV_OK) *list->at = NULL;
+    return s;
+}

@@ -26,6 +26,8 @@ static struct {
 #undef S
 #undef O
 
+extern const iv_impl *const *iv__hip_impls(void *dev, int32_t *out_n);
+#define IMPLS iv__hip_impls
 #define KIND "hip"
 #define VENDOR "AMD"
 #define MOST_GROUPS ((INT64_C(1) << 26) - 1) /* 2^32 work-items, less one group */

@@ -1,6 +1,7 @@
 /* test_hal.c: what every backend must do, written once over the table of functions of hal.h and run
- * for every device that is there: cpu:0 and all of opencl.  Results of kernels and element programs
- * are compared bit for bit with those of cpu:0 (whose own are tested in ops/).
+ * for every device that is there: cpu:0, and up to three of opencl, cuda and hip each.  Results of
+ * kernels and element programs are compared bit for bit with those of cpu:0 (whose own are tested
+ * in ops/).
  *
  *   test_hal [FILTER]     only the tests that match, as "opencl:0*" */
 #include "conformance/hal.h"
@@ -369,21 +370,21 @@ static const struct CMUnitTest each_device[] = {
     cmocka_unit_test(runs_in_order),          cmocka_unit_test(queues_wait_for_each_other),
     cmocka_unit_test(softmax_has_the_bits),   cmocka_unit_test(refuses_unknown_kernels),
 };
-enum { TESTS = sizeof(each_device) / sizeof(each_device[0]), DEVICES = 8 };
+enum { TESTS = sizeof(each_device) / sizeof(each_device[0]), DEVICES = 10 };
 
 int main(int argc, char **argv)
 {
     static hal devices[DEVICES];
     static struct CMUnitTest all[DEVICES * TESTS];
     static char names[DEVICES * TESTS][96];
-    static const char *const kinds[] = {"cpu", "opencl"};
+    static const char *const kinds[] = {"cpu", "opencl", "cuda", "hip"};
     int n_devices = 0, n = 0;
     if (argc > 1) cmocka_set_test_filter(argv[1]);
     if (hal_open(&reference, "cpu", 0, NULL) != IV_OK) {
         fprintf(stderr, "%s\n", iv_error_message());
         return 1;
     }
-    for (int k = 0; k < 2; ++k)
+    for (int k = 0; k < 4; ++k)
         for (int32_t i = 0; i < 3; ++i) {
             hal *h = &devices[n_devices];
             if (hal_open(h, kinds[k], i, NULL) != IV_OK) {

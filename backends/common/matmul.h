@@ -6,8 +6,8 @@
  * A matrix is `turned` if its columns, not its rows, are contiguous; ld is the step from one to the
  * next.
  */
-#ifndef IV_BACKENDS_CPU_MATMUL_H
-#define IV_BACKENDS_CPU_MATMUL_H
+#ifndef IV_BACKENDS_COMMON_MATMUL_H
+#define IV_BACKENDS_COMMON_MATMUL_H
 
 #include "../../runtime/plugin.h"
 

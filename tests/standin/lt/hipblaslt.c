@@ -1,0 +1,26 @@
+/* hipblaslt.c: the stand-in for hipBLASLt, inside that of libamdhip64 (see lt.inc). */
+#pragma GCC visibility push(default)
+#include "backends/hip/hipblaslt.h"
+#pragma GCC visibility pop
+
+#define LT(name) hipblasLt##name
+#define LTC(name) HIPBLASLT_##name
+#define LTB(name) HIPBLAS_##name
+#define LTR(name) HIP_##name
+#define STATUS hipblasStatus_t
+#define TYPE hipDataType
+#define COMPUTE hipblasComputeType_t
+#define STREAM hipStream_t
+#define DESC_ATTRIBUTE hipblasLtMatmulDescAttributes_t
+#define LAYOUT_ATTRIBUTE hipblasLtMatrixLayoutAttribute_t
+#define PREF_ATTRIBUTE hipblasLtMatmulPreferenceAttributes_t
+#define BIAS_ALSO HIP_R_32F /* the type of the scale */
+#include "lt.inc"
+
+static hipblasStatus_t vendor_preference(preference *p, int which, const void *value, size_t size)
+{
+    (void)p;
+    (void)value;
+    (void)size;
+    BAD("Lt preference: attribute %d", which);
+}
