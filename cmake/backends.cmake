@@ -82,7 +82,7 @@ endfunction()
 function(iv_add_backends out_objects)
   set(cpu ${PROJECT_SOURCE_DIR}/backends/cpu)
   set(sources ${cpu}/cpu.c ${cpu}/team.c ${cpu}/place.c ${cpu}/isa.c ${cpu}/gemm.c ${cpu}/gemm_impl.c ${cpu}/conv_impl.c
-              ${cpu}/attention.c ${cpu}/attention_impl.c
+              ${cpu}/attention.c ${cpu}/attention_impl.c ${cpu}/peak.c
               ${cpu}/onednn.c ${cpu}/blas.c)
   add_library(invar_cpu OBJECT ${sources})
   target_include_directories(invar_cpu PRIVATE ${PROJECT_SOURCE_DIR})
@@ -110,7 +110,8 @@ function(iv_add_backends out_objects)
     set(files base)
   endif()
   foreach(level ${files})
-    iv_level_objects(invar_gemm_${level} ${level} ${cpu}/gemm_${level}.c ${cpu}/attention_soft.c)
+    iv_level_objects(invar_gemm_${level} ${level} ${cpu}/gemm_${level}.c ${cpu}/attention_soft.c
+                     ${cpu}/peak_loop.c)
     list(APPEND objects $<TARGET_OBJECTS:invar_gemm_${level}>)
   endforeach()
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")

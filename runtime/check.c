@@ -163,8 +163,7 @@ static iv__program *program_of(const iv_trainer *t)
     return &t->workers.replicas[0]->programs[0];
 }
 
-/* Numbers that are the same in every run: ids below `classes`, or values in [0, 1). */
-static void make_samples(iv_trainer *t)
+void iv__trainer_make_samples(iv_trainer *t)
 {
     const iv__program *p = program_of(t);
     const iv__value *x = &p->graph->values[p->io.x.id],
@@ -188,7 +187,7 @@ static iv_status feed(iv_trainer *t)
 {
     const iv_uniforms u = {t->seed, (uint64_t)t->step, 0};
     iv__program *p = program_of(t);
-    make_samples(t);
+    iv__trainer_make_samples(t);
     IV_TRY(iv__plan_uniforms(p->plan, &u));
     const double n = (double)iv__count_targets(p, t->y, p->batch * t->y_count);
     return iv__program_feed(t, p, t->x, t->y, n, 1);

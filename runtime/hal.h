@@ -188,6 +188,10 @@ typedef struct iv_backend {
     iv_status (*capture_end)(void *q, void **out_graph);
     iv_status (*graph_run)(void *q, void *graph);
     void (*graph_free)(void *dev, void *graph);
+    /* (optional) What the multipliers do at most with type t, measured now: floating-point
+     * operations per second, a multiplication and an addition being two; 0: not known.  For
+     * benchmarks. */
+    double (*peak_flops)(void *dev, iv_dtype t);
 } iv_backend;
 
 #ifdef __cplusplus

@@ -494,18 +494,6 @@ typedef struct iv_check_report {
     uint64_t bits[2];
 } iv_check_report;
 IV_API iv_status iv_trainer_check(iv_trainer *a, iv_trainer *b, iv_check_report *out);
-/* Where the time of a training step goes: a row for each step of the plan, then for the gradient
- * norm and the update, each alone and finished, and for a whole training step.  Parameters are
- * worth nothing afterwards.  The caller frees *out; texts live as long as the trainer. */
-typedef struct iv_step_time {
-    const char *label, *node; /* "softmax_ff", "block0.attention" */
-    int64_t ns;               /* the shortest of the runs */
-    int64_t cpu_ns;           /* processor time of this process, the least of the runs */
-    int64_t bytes;            /* of the operands, each counted once */
-    double flops;             /* of matrix products, else 0 */
-} iv_step_time;
-IV_API iv_status iv_trainer_profile(iv_trainer *t, int64_t runs, iv_step_time **out,
-                                    int64_t *out_n);
 typedef struct iv_trainer_info {
     int64_t step, max_steps, samples_seen, batch, grains, accumulate, parameters;
     const char *device, *precision, *numerics;
@@ -543,6 +531,24 @@ IV_API iv_status iv_trainer_fit(iv_trainer *t, const iv_fit_callbacks *cb, iv_fi
 IV_API iv_status iv_trainer_generate(iv_trainer *t, const int32_t *prompt, int64_t prompt_n,
                                      int64_t n, double temperature, int64_t top_k, uint64_t seed,
                                      int32_t *out);
+
+/* ---- benchmarks ---- */
+typedef struct iv_bench_row {
+    const char *group;             /* "peak", "matmul", "ops", "step" */
+    const char *name;              /* "forward 1024x2304x768 bf16" */
+    const char *impl;              /* "cpu.gemm", or "" */
+    double seconds;                /* of one run: the median; 0: the row states a peak */
+    double flops, bytes;           /* of one run; of a peak: per second; 0: not counted */
+    double peak_flops, peak_bytes; /* per second, measured in the same call; 0: not known */
+    int64_t runs;
+} iv_bench_row;
+/* Measures on a trainer's device, in its precision: "peak" what multipliers and memory do at most;
+ * "matmul" the products of a GPT-2 layer by each implementation that takes them, in turns; "ops"
+ * each kind of launch in the forward and backward pass of its model, "step" whole training steps,
+ * both on random samples (the model is trained on them); or "all".  seconds: to spend on a row.
+ * Texts of a row are valid during the call. */
+IV_API iv_status iv_bench_run(iv_trainer *t, const char *what, double seconds,
+                              void (*on_row)(void *ctx, const iv_bench_row *row), void *ctx);
 
 /* ---- checkpoints and devices, for tools ---- */
 typedef struct iv_ckpt_visitor {

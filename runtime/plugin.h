@@ -99,6 +99,7 @@ typedef enum iv_verdict {
  * `low`: an exact emulation, since low holds every value of these formats. */
 typedef enum iv_format {
     IV_FORMAT_NONE,
+    /* Reserved: this version refuses policies that ask for one of the others. */
     IV_FORMAT_FP8,  /* E4M3 forward, E5M2 for gradients; scales from `scales`, per tensor */
     IV_FORMAT_INT8, /* parameters only: 8 bit by rows, scaled by the largest element */
     IV_FORMAT_NF4,  /* parameters only: NormalFloat 4 bit in blocks of 64 */

@@ -88,14 +88,17 @@ static iv_status check_policy(const iv__precision *p)
                   (is_16_bit(y->param) && y->moment == y->param && y->moment == IV_BF16);
     bool low = is_16_bit(y->low) ? y->full == IV_F32 : y->low == y->full;
     bool compute = y->compute == y->full || y->compute == y->low;
-    if (wide && narrow && moment && low && compute && y->operands < IV_FORMAT_COUNT &&
-        (y->operands == IV_FORMAT_NONE || y->low == IV_BF16))
-        return IV_OK;
+    if (y->operands != IV_FORMAT_NONE)
+        IV_FAIL(IV_UNSUPPORTED,
+                "precision %s asks for operands of few bits (format %u): this version rounds to "
+                "16 bits and more only",
+                p->name, y->operands);
+    if (wide && narrow && moment && low && compute) return IV_OK;
     IV_FAIL(IV_UNSUPPORTED,
             "precision %s asks for parameters in %s, gradients in %s, moments in %s, computing in "
-            "%s, lowered to %s, operands %u: no such combination is there",
+            "%s, lowered to %s: no such combination is there",
             p->name, iv_dtype_name(y->param), iv_dtype_name(y->full), iv_dtype_name(y->moment),
-            iv_dtype_name(y->compute), iv_dtype_name(y->low), y->operands);
+            iv_dtype_name(y->compute), iv_dtype_name(y->low));
 }
 
 static iv_status open_run(iv__precision *p, void *self, const char *device)

@@ -84,6 +84,10 @@ iv_status iv__ckpt_format_of(iv_trainer *t, const char *path, const iv_checkpoin
  * 0. */
 iv_status iv__trainer_evaluate(iv_trainer *t, int (*stop)(void *ctx), void *ctx, double *out_loss,
                                double *out_accuracy);
+/* check.c: fills the step's samples with numbers that are the same in every run: ids, or values in
+ * [0, 1). */
+void iv__trainer_make_samples(iv_trainer *t);
+
 /* nonfinite.c: runs the plan, step by step, looking at what each one wrote, and names the first
  * node with an infinity or NaN; *out_node: in the graph, -1: a parameter or input, -2: all is
  * finite. */

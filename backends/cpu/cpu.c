@@ -5,6 +5,7 @@
  * that the machine has, or the one INVAR_ISA names. */
 #include "cpu.h"
 
+#include "peak.h"
 #include "place.h"
 #include "team.h"
 
@@ -415,6 +416,15 @@ static const iv_impl *const *cpu_impls(void *dev, int32_t *out_n)
     return all;
 }
 
+static double cpu_peak_flops(void *dev, iv_dtype t)
+{
+    const cpu_device *d = dev;
+    return iv__peak_flops(d->level, t == IV_F64    ? IV__GEMM_F64
+                                    : t == IV_BF16 ? IV__GEMM_BF16
+                                    : t == IV_F16  ? IV__GEMM_F16
+                                                   : IV__GEMM_F32);
+}
+
 static const iv_backend cpu_backend = {
     .open = cpu_open,
     .close = cpu_close,
@@ -438,6 +448,7 @@ static const iv_backend cpu_backend = {
     .kernel_build = cpu_kernel_build,
     .kernel_free = cpu_kernel_free,
     .impls = cpu_impls,
+    .peak_flops = cpu_peak_flops,
 };
 
 const iv_plugin iv__plugin_cpu = {

@@ -63,6 +63,7 @@ typedef struct plan {
     int64_t n_m, n_n;        /* tasks along m and n */
     int64_t depth;           /* tiles in a state */
     int64_t e;               /* bytes of an element of a panel */
+    int64_t group;           /* rows of the panels of a that are packed together */
     int64_t b_bytes, a_bytes, thread_bytes;
     int64_t tile_elems;
 } plan;
@@ -112,6 +113,9 @@ static void plan_k(plan *p)
     p->k_padded = p->seg_padded * g->segments;
     int64_t n_blocks = div_up(p->k_padded, most);
     p->kc = n_blocks ? round_up(div_up(p->k_padded, n_blocks), 32) : 0;
+    if (n_blocks > 1 && p->seg_padded <= most) { /* whole segments: no chain is cut twice */
+        p->kc = most / p->seg_padded * p->seg_padded;
+    }
     p->depth = 1;
     for (int64_t s = g->segments; s > 1; s /= 2) {
         ++p->depth;
@@ -127,8 +131,9 @@ static void plan_scratch(plan *p)
     int64_t n = i64_min(round_up(g->n, MAX_NR), MAX_N) + MAX_NR;
     int64_t m = i64_min(round_up(g->m, MAX_MR), MAX_M) + MAX_MR;
     int64_t sums = p->kc < p->k_padded ? m * n : MAX_MR * MAX_NR;
-    p->b_bytes = round_up(n * p->kc * p->e, ALIGN);
-    p->a_bytes = round_up(MAX_MR * p->kc * p->e, ALIGN);
+    int64_t k_bytes = i64_min(round_up(p->k_padded, 32) * sum_bytes(g), MAX_K * 4);
+    p->b_bytes = round_up(n * k_bytes, ALIGN);
+    p->a_bytes = round_up(MAX_MR * k_bytes, ALIGN);
     p->thread_bytes = p->b_bytes + p->a_bytes + round_up(sums * p->depth * sum_bytes(g), ALIGN);
 }
 
@@ -252,24 +257,27 @@ static void b_pack(const plan *p, const block *t)
     }
 }
 
-static void a_pack(const plan *p, const block *t, int64_t i)
+/* The panels of rows [i, end). */
+static void a_pack(const plan *p, const block *t, int64_t i, int64_t end)
 {
     const iv__gemm *g = p->g;
-    int64_t mr = p->ops->mr[g->in];
+    int64_t mr = p->ops->mr[g->in], bytes = mr * (t->p1 - t->p0) * p->e;
     iv__gemm_panel q = {.w = mr,
-                        .n_w = i64_min(mr, t->rows - i),
                         .w_stride = g->a_rs,
                         .k_stride = g->a_cs,
                         .p0 = t->p0,
                         .p1 = t->p1,
                         .seg = p->seg,
                         .seg_padded = p->seg_padded};
-    int64_t at = t->batch * g->a_bs + (t->row + i) * g->a_rs;
-    p->ops->pack_a[g->in](t->a, p->a + at * type_bytes(g->in), &q);
+    for (char *dst = t->a; i < end; i += mr, dst += bytes) {
+        int64_t at = t->batch * g->a_bs + (t->row + i) * g->a_rs;
+        q.n_w = i64_min(mr, end - i);
+        p->ops->pack_a[g->in](dst, p->a + at * type_bytes(g->in), &q);
+    }
 }
 
 /* A panel of a against all panels of b, over one k-block. */
-static void panel_run(const plan *p, const block *t, int64_t i)
+static void panel_run(const plan *p, const block *t, const char *a, int64_t i)
 {
     const iv__gemm *g = p->g;
     int64_t mr = p->ops->mr[g->in], nr = p->ops->nr[g->in];
@@ -280,10 +288,19 @@ static void panel_run(const plan *p, const block *t, int64_t i)
         int64_t cols = i64_min(nr, t->cols - j);
         int64_t index = i / mr * div_up(t->cols, nr) + j / nr;
         char *state = t->states + (one_block ? 0 : index * state_bytes);
-        tile_sum(p, t->p0, t->p1, t->a, t->b + j * (t->p1 - t->p0) * p->e, state, rows, cols, mode);
+        tile_sum(p, t->p0, t->p1, a, t->b + j * (t->p1 - t->p0) * p->e, state, rows, cols, mode);
         if (t->p1 == p->k_padded) {
             tile_finish(p, state, t->batch, t->row + i, rows, t->col + j, cols);
         }
+    }
+}
+
+static void group_run(const plan *p, const block *t, int64_t i, int64_t end)
+{
+    int64_t mr = p->ops->mr[p->g->in];
+    const char *a = t->a;
+    for (; i < end; i += mr, a += mr * (t->p1 - t->p0) * p->e) {
+        panel_run(p, t, a, i);
     }
 }
 
@@ -319,14 +336,23 @@ static void tasks_run(void *arg, int64_t begin, int64_t end, int thread)
             if (!packed) {
                 b_pack(p, &t);
             }
-            for (int64_t i = 0; i < t.rows; i += p->ops->mr[p->g->in]) {
-                a_pack(p, &t, i);
-                panel_run(p, &t, i);
+            for (int64_t i = 0; i < t.rows; i += p->group) {
+                a_pack(p, &t, i, i64_min(i + p->group, t.rows));
+                group_run(p, &t, i, i64_min(i + p->group, t.rows));
             }
         }
     }
     if (p->ops->leave) p->ops->leave();
     fp_set(mode);
+}
+
+/* Where the rows of a are contiguous, a panel takes only mr elements of each cache line that it
+ * reads: panels that share the lines are packed one after the other. */
+static int64_t group_rows(const plan *p)
+{
+    const iv__gemm *g = p->g;
+    int64_t mr = p->ops->mr[g->in], line = 64 / type_bytes(g->in);
+    return g->a_rs == 1 && g->a_cs != 1 ? i64_min(MAX_MR, round_up(line, mr)) / mr * mr : mr;
 }
 
 void iv__gemm_run(const iv__gemm *g, int isa_level, const void *a, const void *b, void *c,
@@ -342,6 +368,7 @@ void iv__gemm_run(const iv__gemm *g, int isa_level, const void *a, const void *b
               .c = c,
               .scratch = scratch};
     p.e = p.ops->panel_bytes[g->in];
+    p.group = group_rows(&p);
     p.tile_elems = (int64_t)p.ops->mr[g->in] * p.ops->nr[g->in];
     plan_k(&p);
     plan_scratch(&p);

@@ -206,6 +206,26 @@ static void chain(int64_t steps, const void *va, const void *vb, void *vacc, int
     if (down && right) STORE(3, c + T * SIDE + T, SIDE * 4);
 }
 
+/* What products of resident tiles do at most (peak.h): returns the operations done. */
+double iv__peak_loop_amx(int64_t rounds);
+double iv__peak_loop_amx(int64_t rounds)
+{
+    static const uint16_t zeros[BLOCK] __attribute__((aligned(64)));
+    enter();
+    LOAD(4, zeros, 64);
+    LOAD(5, zeros, 64);
+    LOAD(6, zeros, 64);
+    LOAD(7, zeros, 64);
+    for (int64_t r = 0; r < rounds; ++r) {
+        MULTIPLY(0, 4, 6);
+        MULTIPLY(1, 4, 7);
+        MULTIPLY(2, 5, 6);
+        MULTIPLY(3, 5, 7);
+    }
+    leave();
+    return (double)rounds * 4 * 2 * T * T * K;
+}
+
 #define IV__STORES_F32
 #include "backends/cpu/gemm_store.inc"
 

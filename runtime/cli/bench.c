@@ -1,52 +1,75 @@
-/* bench.c: `invar bench`: where the time of a training step goes, operator by operator. */
+/* bench.c: `invar bench`: what the device reaches, and which share of its peaks. */
 #include "cli.h"
 
-#include <stdlib.h>
+#include <string.h>
 
-static void print_row(const iv__cli *c, const iv_step_time *r)
+static void print_share(double rate, double peak)
 {
-    const double s = (double)r->ns * 1e-9, gbs = (double)r->bytes / s * 1e-9,
-                 gflops = r->flops / s * 1e-9;
-    if (!c->json) {
-        printf("%10.1f us %10.1f cpu  %7.2f GB/s  ", s * 1e6, (double)r->cpu_ns * 1e-3, gbs);
-        if (r->flops > 0) printf("%7.2f GFLOP/s", gflops);
-        else printf("%15s", "");
-        printf("  %-22s %s\n", r->label, r->node);
-        return;
-    }
-    fputs("{\"step\":", stdout);
-    iv__json_text(stdout, r->label);
-    fputs(",\"node\":", stdout);
-    iv__json_text(stdout, r->node);
-    printf(",\"ns\":%lld,\"cpu_ns\":%lld,\"bytes\":%lld,\"flops\":", (long long)r->ns,
-           (long long)r->cpu_ns, (long long)r->bytes);
-    iv__json_number(stdout, r->flops);
-    puts("}");
+    if (peak > 0 && rate > 0) printf(" %5.1f%%", 100 * rate / peak);
+    else fputs("       ", stdout);
 }
 
-static int measure(const iv__cli *c, iv__cli_run *run)
+static void print_rate(double per_s, double peak, const char *unit)
 {
-    iv_step_time *rows;
-    iv_trainer_info info;
-    int64_t n;
-    const iv_status s = iv_trainer_profile(run->trainer, c->runs, &rows, &n);
-    if (s != IV_OK) return iv__cli_status(c, s);
-    iv_trainer_info_get(run->trainer, &info);
-    if (!c->json) printf("%s, %s, %s\n", info.device, info.precision, info.numerics);
-    for (int64_t i = 0; i < n; ++i) print_row(c, &rows[i]);
-    free(rows);
-    return 0;
+    if (per_s > 0) printf("  %9.2f G%s", per_s * 1e-9, unit);
+    else printf("  %9s  %*s", "", (int)sizeof("FLOP/s") - 1, "");
+    print_share(per_s, peak);
+}
+
+static void print_row(void *ctx, const iv_bench_row *r)
+{
+    const bool peak = r->seconds == 0;
+    const double flops = peak ? r->flops : r->flops / r->seconds,
+                 bytes = peak ? r->bytes : r->bytes / r->seconds;
+    (void)ctx;
+    printf("%-7s %-40s %-14s", r->group, r->name, r->impl);
+    if (peak) printf("  %9s   ", "");
+    else printf("  %9.3f ms", r->seconds * 1e3);
+    print_rate(flops, r->peak_flops, "FLOP/s");
+    print_rate(bytes, r->peak_bytes, "B/s");
+    putchar('\n');
+    fflush(stdout);
+}
+
+static void print_json(void *ctx, const iv_bench_row *r)
+{
+    const struct {
+        const char *name;
+        double value;
+    } numbers[] = {{"seconds", r->seconds},       {"flops", r->flops},
+                   {"bytes", r->bytes},           {"peak_flops", r->peak_flops},
+                   {"peak_bytes", r->peak_bytes}, {"runs", (double)r->runs}};
+    (void)ctx;
+    fputs("{\"group\":", stdout);
+    iv__json_text(stdout, r->group);
+    fputs(",\"name\":", stdout);
+    iv__json_text(stdout, r->name);
+    fputs(",\"impl\":", stdout);
+    iv__json_text(stdout, r->impl);
+    for (size_t i = 0; i < sizeof(numbers) / sizeof(*numbers); ++i) {
+        printf(",\"%s\":", numbers[i].name);
+        iv__json_number(stdout, numbers[i].value);
+    }
+    puts("}");
+    fflush(stdout);
 }
 
 int iv__cli_bench(iv__cli *c)
 {
     iv_config *config;
     iv__cli_run run;
-    int status = iv__cli_config(c, c->n_args ? c->arg[0] : NULL, &config);
+    const int files = c->n_args > 0 && strchr(c->arg[c->n_args - 1], '.') != NULL;
+    const char *group = c->n_args > files ? c->arg[0] : "all";
+    int status = iv__cli_config(c, files ? c->arg[c->n_args - 1] : NULL, &config);
     if (status == 0) status = iv__cli_neutral(c, config);
-    if (status == 0) status = iv__cli_open(c, config, true, &run);
     if (status != 0) return status;
-    status = measure(c, &run);
+    if (!*iv_config_str(config, "data.train") && !iv_config_is_set(config, "model.vocab"))
+        (void)iv_config_set(config, "model.vocab", "256");
+    status = iv__cli_open(c, config, true, &run);
+    if (status != 0) return status;
+    const iv_status s =
+        iv_bench_run(run.trainer, group, c->seconds, c->json ? print_json : print_row, NULL);
+    status = s == IV_OK ? 0 : iv__cli_status(c, s);
     iv__cli_close(&run);
     return status;
 }

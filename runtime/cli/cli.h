@@ -61,8 +61,7 @@ struct iv__cli {
     bool quiet;                                    /* a rank that reports nothing but faults */
     const char *prompt, *checkpoint, *config_file; /* generate; NULL: not given */
     int64_t tokens, top_k, seed, keep;
-    int64_t runs; /* bench */
-    double temperature;
+    double temperature, seconds; /* seconds: bench */
     iv__cli_setting set[IV_CLI_MOST_SETTINGS];
     int32_t n_set;
 };

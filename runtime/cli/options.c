@@ -23,6 +23,8 @@ const iv__cli_option iv__cli_options[] = {
     {"--json", NULL, TABLES, IV_OPT_FLAG, AT(json), NULL, "print JSON on standard output"},
     {"--verbose", "-v", TABLES, IV_OPT_FLAG, AT(verbose), NULL, "print more"},
     {"--set", NULL, RUNS, IV_OPT_SET, 0, "KEY=VALUE", "set any key below; may be repeated"},
+    {"--seconds", NULL, IV_CLI_BENCH, IV_OPT_FLOAT, AT(seconds), "X",
+     "time to spend on a row (default 1)"},
     {"--checkpoint", NULL, IV_CLI_GENERATE, IV_OPT_TEXT, AT(checkpoint), "FILE",
      "checkpoint to use (default: the newest of --out)"},
     {"--config", NULL, IV_CLI_GENERATE, IV_OPT_TEXT, AT(config_file), "FILE",
@@ -38,8 +40,6 @@ const iv__cli_option iv__cli_options[] = {
     {"--seed", NULL, IV_CLI_GENERATE, IV_OPT_INT, AT(seed), "N", "seed of the choice (default 1)"},
     {"--keep", NULL, IV_CLI_CKPT, IV_OPT_INT, AT(keep), "N",
      "prune: the newest N stay, and the one that `last` names (default 1)"},
-    {"--runs", NULL, IV_CLI_BENCH, IV_OPT_INT, AT(runs), "N",
-     "times each step is measured (default 5); the shortest counts"},
     {0},
 };
 
@@ -234,7 +234,7 @@ static int read_argument(iv__cli *c, const char *text)
 int iv__cli_parse(iv__cli *c, int argc, char **argv)
 {
     c->tokens = 256;
-    c->runs = 5;
+    c->seconds = 1;
     c->temperature = 0.8;
     c->seed = 1;
     c->keep = 1;

@@ -119,7 +119,7 @@ static const char *alone(int run)
     static char made[RUNS][RANK_TEXT];
     if (!made[run][0]) {
         ranks r;
-        job j = {runs[run].settings, "", -1, 0};
+        job j = {runs[run].settings, "", -1, 0, 0, false};
         ranks_start(&r, 1, train, &j);
         ranks_collect(&r, 0);
         if (rank_exit(&r, 0) != 0) fail_msg("%s, alone: %s", runs[run].name, r.text[0]);
@@ -135,7 +135,7 @@ static void same(int run, int n, const char *more)
 {
     const char *want = alone(run);
     ranks r;
-    job j = {runs[run].settings, more, -1, 0};
+    job j = {runs[run].settings, more, -1, 0, 0, false};
     ranks_start(&r, n, train, &j);
     for (int i = 0; i < n; ++i) ranks_collect(&r, i);
     for (int i = 0; i < n; ++i) {
@@ -223,7 +223,7 @@ static void test_lost(void **state)
     static job j[CASES];
     (void)state;
     for (int k = 0; k < CASES; ++k) {
-        j[k] = (job){runs[0].settings, " cluster.timeout=8", k % 3, k < 3 ? SIGKILL : SIGSTOP};
+        j[k] = (job){runs[0].settings, " cluster.timeout=8", k % 3, k < 3 ? SIGKILL : SIGSTOP, 0, false};
         ranks_start(&r[k], 3, train, &j[k]);
     }
     for (int k = 0; k < CASES; ++k) {
@@ -253,7 +253,7 @@ static void test_agreement(void **state)
 {
     (void)state;
     ranks r;
-    job j = {runs[0].settings, "", -1, 0};
+    job j = {runs[0].settings, "", -1, 0, 0, false};
     ranks_start(&r, 3, train_otherwise, &j);
     for (int i = 0; i < 3; ++i) ranks_collect(&r, i);
     for (int i = 0; i < 3; ++i)
