@@ -11,7 +11,7 @@
 #include <locale.h>
 
 enum {
-    IV__CONFIG_MOST_BYTES = 1 << 20, /* of a configuration file */
+    IV__CONFIG_MOST_BYTES = 4 << 20, /* of a configuration file: every text at its longest */
     IV__CONFIG_MOST_TEXT = 8192      /* of one value; so that a saved file stays below the limit */
 };
 

@@ -388,8 +388,9 @@ static iv_status step(iv_trainer *t, const char *x, const int32_t *y, int64_t ta
                       iv_step_report *out)
 {
     int64_t start = iv__now_ns(), global = t->batch * t->accumulate;
-    iv_step_report r = {
-        .scale = 1, .lr = iv__schedule_lr(&t->schedule, t->step), .lost_updates = -1};
+    iv_step_report r = {.scale = iv__precision_scale(&t->precision),
+                        .lr = iv__schedule_lr(&t->schedule, t->step),
+                        .lost_updates = -1};
     bool finite;
     if (targets == 0) return no_loss(t, &r, out);
     IV_TRY(run_passes(t, x, y, targets, r.scale));

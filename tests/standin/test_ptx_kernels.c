@@ -68,7 +68,9 @@ static void test_trainings(void **state)
     for (int p = 0; p < 3; ++p) {
         train("model.name=cnn model.norm=batch", precisions[p]);
         train("model.name=mlp model.layers=1 model.width=24 optim.name=sgd", precisions[p]);
+        train("model.name=mlp model.layers=1 model.width=24 train.norm=3", precisions[p]);
     }
+    train("model.name=mlp model.layers=1 model.width=24", "bf16-true");
 }
 
 /* What a kernel of a model with usual sizes may move of global memory, as a multiple of the fewest
@@ -121,7 +123,9 @@ static void test_complete(void **state)
     const twin_row *rows = twin_rows(&n);
     (void)state;
     for (int32_t i = 0; i < n; ++i)
-        if (rows[i].launches == 0) {
+        /* 16-bit parameters go with f32 gradients only, so nobody counts lost updates in f64. */
+        if (rows[i].launches == 0 &&
+            !(strcmp(rows[i].name, "updates_lost") == 0 && strcmp(rows[i].sig, "dd") == 0)) {
             print_error("never compared: %s_%s\n", rows[i].name, rows[i].sig);
             ++missing;
         }

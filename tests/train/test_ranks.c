@@ -223,7 +223,8 @@ static void test_lost(void **state)
     static job j[CASES];
     (void)state;
     for (int k = 0; k < CASES; ++k) {
-        j[k] = (job){runs[0].settings, " cluster.timeout=8", k % 3, k < 3 ? SIGKILL : SIGSTOP, 0, false};
+        j[k] = (job){
+            runs[0].settings, " cluster.timeout=8", k % 3, k < 3 ? SIGKILL : SIGSTOP, 0, false};
         ranks_start(&r[k], 3, train, &j[k]);
     }
     for (int k = 0; k < CASES; ++k) {

@@ -257,10 +257,10 @@ static void test_load_refused(void **state)
 static void test_load_limits(void **state)
 {
     (void)state;
-    char *big = malloc((2 << 20) + 1);
-    memset(big, ' ', 2 << 20);
-    big[2 << 20] = 0;
-    FAILS(IV_INVALID, "has 2097152 bytes, at most 1048576", load(big));
+    char *big = malloc((8 << 20) + 1);
+    memset(big, ' ', 8 << 20);
+    big[8 << 20] = 0;
+    FAILS(IV_INVALID, "has 8388608 bytes, at most 4194304", load(big));
     memset(big, '[', 500000);
     big[500000] = 0;
     FAILS(IV_INVALID, "c.yaml:1: ", load(big));
