@@ -15,24 +15,10 @@
 #include "backends/cpu/isa.h"
 #include "backends/cpu/team.h"
 #include "standin/amx.h"
+#include "rnd.h"
 
 enum { BUFFERS = 10, OUT = 6, GUARD = 64 };
 static const int64_t widths[IV__GEMM_TYPES] = {4, 8, 2, 2};
-
-static uint64_t seed = 1;
-
-static uint32_t rnd(void)
-{
-    seed ^= seed << 13;
-    seed ^= seed >> 7;
-    seed ^= seed << 17;
-    return (uint32_t)(seed >> 16);
-}
-
-static int64_t rnd_to(int64_t lo, int64_t hi)
-{
-    return lo + (int64_t)(rnd() % (uint32_t)(hi - lo + 1));
-}
 
 /* Numbers in (-2, 2) of any type, now and then tiny. */
 static void fill(iv__gemm_type t, void *p, int64_t n)

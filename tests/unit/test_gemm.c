@@ -16,6 +16,7 @@
 #include "backends/cpu/isa.h"
 #include "backends/cpu/team.h"
 #include "standin/amx.h"
+#include "rnd.h"
 
 static const int64_t widths[IV__GEMM_TYPES] = {4, 8, 2, 2};
 
@@ -206,21 +207,6 @@ static uint64_t stored_bits(iv__gemm_type t, const void *c, int64_t i)
 }
 
 /* ---- inputs ---- */
-
-static uint64_t seed = 1;
-
-static uint32_t rnd(void)
-{
-    seed ^= seed << 13;
-    seed ^= seed >> 7;
-    seed ^= seed << 17;
-    return (uint32_t)(seed >> 16);
-}
-
-static int64_t rnd_to(int64_t lo, int64_t hi)
-{
-    return lo + (int64_t)(rnd() % (uint32_t)(hi - lo + 1));
-}
 
 enum { PLAIN, TINY, WIDE, DENORMAL, SPECIAL, RANGES };
 
