@@ -111,6 +111,8 @@ function(iv_add_backends out_objects)
   foreach(level ${files})
     iv_level_objects(invar_gemm_${level} ${level} ${cpu}/gemm_${level}.c ${cpu}/attention_soft.c
                      ${cpu}/peak_loop.c)
+    # gcc turns loops over a panel's few elements into calls of memcpy.
+    target_compile_options(invar_gemm_${level} PRIVATE $<$<C_COMPILER_ID:GNU>:-fno-tree-loop-distribute-patterns>)
     list(APPEND objects $<TARGET_OBJECTS:invar_gemm_${level}>)
   endforeach()
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")

@@ -175,9 +175,9 @@ static void pack_side(const head *h, bool is_a, char *dst, const char *src, int6
     }
 }
 
-/* sums [panels of a][panels of b][mr][nr] += a b. */
+/* sums [panels of a][panels of b][mr][nr] += a b; fresh: from +0. */
 static void multiply(const head *h, const char *a, int64_t rows, const char *b, int64_t cols,
-                     int64_t k, char *sums)
+                     int64_t k, char *sums, bool fresh)
 {
     const int64_t steps = padded(h, k), tile = h->mr * h->nr * h->sum_b;
     const int64_t a_step = h->mr * steps * h->e, b_step = h->nr * steps * h->e;
@@ -186,14 +186,9 @@ static void multiply(const head *h, const char *a, int64_t rows, const char *b, 
         const char *panel = b;
         for (int64_t j = 0; j < cols; j += h->nr, panel += b_step, sums += tile)
             h->g->chain[h->a->in](steps, a, panel, sums, i64_min(h->mr, rows - i),
-                                  i64_min(h->nr, cols - j));
+                                  i64_min(h->nr, cols - j), fresh);
     }
     fp_set(FP_KEEP);
-}
-
-static int64_t tiles_bytes(const head *h, int64_t rows, int64_t cols)
-{
-    return round_up(rows, h->mr) * round_up(cols, h->nr) * h->sum_b;
 }
 
 /* sums to mat [..][64]. */
@@ -211,8 +206,7 @@ static void unpack_sums(const head *h, const char *sums, int64_t rows, int64_t c
 static void product(const head *h, const char *a, int64_t rows, const char *b, int64_t cols,
                     int64_t k, char *mat)
 {
-    memset(h->sums, 0, (size_t)tiles_bytes(h, rows, cols));
-    multiply(h, a, rows, b, cols, k, h->sums);
+    multiply(h, a, rows, b, cols, k, h->sums, true);
     unpack_sums(h, h->sums, rows, cols, mat);
 }
 
@@ -266,8 +260,7 @@ static void add_values(const head *h, int64_t j, int64_t keys, int64_t queries)
     const int64_t d = h->a->d;
     const char *sums = h->sums;
     pack_side(h, false, h->turned, lowered(h, h->s_mat, N), queries, 1, keys, N);
-    memset(h->sums, 0, (size_t)tiles_bytes(h, d, queries));
-    multiply(h, h->v_a + j * h->a_64, d, h->turned, queries, keys, h->sums);
+    multiply(h, h->v_a + j * h->a_64, d, h->turned, queries, keys, h->sums, true);
     for (int64_t r = 0; r < d; r += h->mr)
         for (int64_t c = 0; c < queries; c += h->nr, sums += h->mr * h->nr * h->sum_b)
             h->s->rescale(h->o_mat + (r * N + c) * h->sum_b, h->alpha + c * h->sum_b, sums, h->nr,
@@ -357,13 +350,13 @@ static void backward_pair(const head *h, int64_t i, int64_t j, int64_t shift)
     h->s->backward(h->s_mat, h->t_mat, a->scale, &mask, h->lse + q0 * h->sum_b,
                    h->delta + q0 * h->sum_b);
     pack_side(h, true, h->turned, lowered(h, h->s_mat, nq), nk, 1, nq, N);
-    multiply(h, h->turned, nk, h->dy_64 + i * h->b_64, a->d, nq, h->dv_sums);
+    multiply(h, h->turned, nk, h->dy_64 + i * h->b_64, a->d, nq, h->dv_sums, false);
     const char *ds = lowered(h, h->t_mat, nq);
     pack_side(h, true, h->turned, ds, nk, 1, nq, N);
-    multiply(h, h->turned, nk, h->q_64 + i * h->b_64, a->d, nq, h->dk_sums);
+    multiply(h, h->turned, nk, h->q_64 + i * h->b_64, a->d, nq, h->dk_sums, false);
     if (k0 >= q0 + nq + shift) return; /* no query of the block sees a key: not in dq's chains */
     pack_side(h, true, h->turned, ds, nq, N, nk, 1);
-    multiply(h, h->turned, nq, h->k_64 + j * h->b_64, a->d, nk, h->dq_sums + i * h->tiles_d);
+    multiply(h, h->turned, nq, h->k_64 + j * h->b_64, a->d, nk, h->dq_sums + i * h->tiles_d, false);
 }
 
 static void backward_head(const head *h, int64_t shift)

@@ -169,25 +169,30 @@ size_t iv__gemm_scratch(const iv__gemm *g, int n_threads)
     return (size_t)p.thread_bytes * (size_t)(n_threads < 1 ? 1 : n_threads);
 }
 
+/* One block of c, and one k-block of it. */
+typedef struct block {
+    int64_t batch, row, col, rows, cols;
+    int64_t p0, p1;  /* packed k */
+    int64_t segment; /* that p0 is in */
+    char *b, *a, *states;
+} block;
+
 /* ---- one tile ---- */
 
-/* Continues a tile over the packed range [p0, p1), through the segments in it.  mode: of the
- * chains; additions of the tree keep denormals, whatever the type. */
-static void tile_sum(const plan *p, int64_t p0, int64_t p1, const char *a, const char *b,
-                     char *state, int64_t rows, int64_t cols, unsigned mode)
+/* Continues a tile over a block's packed k, through the segments in it.  mode: of the chains;
+ * additions of the tree keep denormals, whatever the type. */
+static void tile_sum(const plan *p, const block *t, const char *a, const char *b, char *state,
+                     int64_t rows, int64_t cols, unsigned mode)
 {
     const iv__gemm *g = p->g;
-    int64_t tile = p->tile_elems * sum_bytes(g);
+    int64_t tile = p->tile_elems * sum_bytes(g), p0 = t->p0, p1 = t->p1;
     int64_t a_step = p->ops->mr[g->in] * p->e, b_step = p->ops->nr[g->in] * p->e;
-    while (p0 < p1) {
-        int64_t s = p0 / p->seg_padded, end = i64_min((s + 1) * p->seg_padded, p1);
+    for (int64_t s = t->segment; p0 < p1; ++s) {
+        int64_t end = i64_min((s + 1) * p->seg_padded, p1);
         char *top = state + __builtin_popcountll((uint64_t)s) * tile;
-        if (p0 == s * p->seg_padded) {
-            memset(top, 0, (size_t)tile);
-        }
-        fp_set(mode);
-        p->ops->chain[g->in](end - p0, a, b, top, rows, cols);
-        fp_set(FP_KEEP);
+        if (mode != FP_KEEP) fp_set(mode);
+        p->ops->chain[g->in](end - p0, a, b, top, rows, cols, p0 == s * p->seg_padded);
+        if (mode != FP_KEEP) fp_set(FP_KEEP);
         a += (end - p0) * a_step;
         b += (end - p0) * b_step;
         p0 = end;
@@ -218,12 +223,6 @@ static void tile_finish(const plan *p, char *state, int64_t batch, int64_t row, 
 }
 
 /* ---- one task ---- */
-
-typedef struct block {
-    int64_t batch, row, col, rows, cols;
-    int64_t p0, p1; /* packed k */
-    char *b, *a, *states;
-} block;
 
 static block task_block(const plan *p, int64_t task, int thread)
 {
@@ -284,14 +283,14 @@ static void panel_run(const plan *p, const block *t, const char *a, int64_t i)
     int64_t rows = i64_min(mr, t->rows - i), state_bytes = p->depth * p->tile_elems * sum_bytes(g);
     bool one_block = p->kc >= p->k_padded;
     unsigned mode = g->in == IV__GEMM_BF16 && p->ops->uses_ftz ? FP_FLUSH : FP_KEEP;
+    char *state = t->states + (one_block ? 0 : i / mr * div_up(t->cols, nr) * state_bytes);
     for (int64_t j = 0; j < t->cols; j += nr) {
         int64_t cols = i64_min(nr, t->cols - j);
-        int64_t index = i / mr * div_up(t->cols, nr) + j / nr;
-        char *state = t->states + (one_block ? 0 : index * state_bytes);
-        tile_sum(p, t->p0, t->p1, a, t->b + j * (t->p1 - t->p0) * p->e, state, rows, cols, mode);
+        tile_sum(p, t, a, t->b + j * (t->p1 - t->p0) * p->e, state, rows, cols, mode);
         if (t->p1 == p->k_padded) {
             tile_finish(p, state, t->batch, t->row + i, rows, t->col + j, cols);
         }
+        if (!one_block) state += state_bytes;
     }
 }
 
@@ -333,6 +332,7 @@ static void tasks_run(void *arg, int64_t begin, int64_t end, int thread)
         }
         for (; t.p0 < p->k_padded; t.p0 = t.p1) {
             t.p1 = i64_min(t.p0 + p->kc, p->k_padded);
+            t.segment = t.p0 / p->seg_padded;
             if (!packed) {
                 b_pack(p, &t);
             }

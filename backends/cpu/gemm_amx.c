@@ -173,20 +173,28 @@ static void leave(void)
 #define STORE(tile, at, row_bytes)                                                                 \
     __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)" ::"r"(at), "r"((int64_t)(row_bytes))   \
                      : "memory")
+#define ZERO(tile) __asm__ volatile("tilezero %%tmm" #tile ::: "memory")
 #define MULTIPLY(sum, a, b)                                                                        \
     __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #sum ::: "memory")
 
 /* Sums in tmm0 to tmm3 (row-major), a in tmm4 and tmm5, b in tmm6 and tmm7. */
 static void chain(int64_t steps, const void *va, const void *vb, void *vacc, int64_t rows,
-                  int64_t cols)
+                  int64_t cols, bool fresh)
 {
     const uint16_t *a = va, *b = vb;
     float *c = vacc;
     bool down = rows > T, right = cols > T;
-    LOAD(0, c, SIDE * 4);
-    if (right) LOAD(1, c + T, SIDE * 4);
-    if (down) LOAD(2, c + T * SIDE, SIDE * 4);
-    if (down && right) LOAD(3, c + T * SIDE + T, SIDE * 4);
+    if (fresh) {
+        ZERO(0);
+        ZERO(1);
+        ZERO(2);
+        ZERO(3);
+    } else {
+        LOAD(0, c, SIDE * 4);
+        if (right) LOAD(1, c + T, SIDE * 4);
+        if (down) LOAD(2, c + T * SIDE, SIDE * 4);
+        if (down && right) LOAD(3, c + T * SIDE + T, SIDE * 4);
+    }
     for (int64_t k = 0; k < steps; k += K, a += 2 * BLOCK, b += 2 * BLOCK) {
         LOAD(4, a, 64);
         LOAD(6, b, 64);

@@ -41,10 +41,11 @@ typedef struct iv__gemm_ops {
      * k = 0. */
     void (*pack_a[IV__GEMM_TYPES])(void *dst, const void *src, const iv__gemm_panel *q);
     void (*pack_b[IV__GEMM_TYPES])(void *dst, const void *src, const iv__gemm_panel *q);
-    /* Continues the sums of the tile over `steps` packed k (a multiple of 32 for 16-bit types);
-     * only the first `rows` and `cols` are asked for, the others are left undefined. */
+    /* Continues the sums of the tile over `steps` packed k (a multiple of 32 for 16-bit types), or
+     * starts them from +0 if `fresh`; only the first `rows` and `cols` are asked for, the others
+     * are left undefined. */
     void (*chain[IV__GEMM_TYPES])(int64_t steps, const void *a, const void *b, void *acc,
-                                  int64_t rows, int64_t cols);
+                                  int64_t rows, int64_t cols, bool fresh);
     /* dst[i] += src[i], over n elements: one fold of two segments' tiles. */
     void (*fold[IV__GEMM_TYPES])(void *dst, const void *src, int64_t n);
     /* Converts and stores a tile, by output type, to c with row stride c_rs. */
