@@ -101,10 +101,12 @@ IV_FN f32 iv_daz_bf16(u16 h)
                   r < (nr) && c < (nc) ? LDX(T, src, (base) + r * (rs) + c) : C_(0);)              \
     }
 /* The same with any strides, to dst[r * dr + c * dc]. */
+#ifndef TILE_LOAD_ANY
 #define TILE_LOAD_ANY(dst, dr, dc, R, C, nr, nc, T, src, base, rs, cs)                             \
     EACH2(r, R, c, C,                                                                              \
           (dst)[r * (dr) + c * (dc)] =                                                             \
               r < (nr) && c < (nc) ? LDX(T, src, (base) + r * (rs) + c * (cs)) : C_(0);)
+#endif
 
 /* ---- flush to zero, as hardware does it: tiny is decided after rounding, exponent unbounded ---- */
 IV_FN f32 iv_flush(f32 x)
@@ -182,6 +184,7 @@ IV_FN f32 iv_fma_flush(f32 a, f32 b, f32 c)
 #define IV_TILE_STEP(r, k) x##r = FX(ak[(r) * ars + (k) * acs], b##k, x##r);
 #define IV_TILE_8(r) AX x##r = x[(r) * IV_W + c]; IV_K8(IV_TILE_STEP, r) x[(r) * IV_W + c] = x##r;
 #define IV_TILE_1(r) x[(r) * IV_W + c] = FX(ak[(r) * ars], bk[c], x[(r) * IV_W + c]);
+#ifndef IV_TILE_CHAIN
 /* Rule 4.  LV lanes are one vector. */
 #define IV_TILE_CHAIN(name, LV)                                                                    \
     IV_FN void name(AX (*acc)[IV_W], i32 rows, const AX *a, i32 ars, i32 acs, const AX *b,         \
@@ -205,6 +208,7 @@ IV_FN f32 iv_fma_flush(f32 a, f32 b, f32 c)
             }                                                                                      \
         }                                                                                          \
     }
+#endif
 #define AX f32
 #define FX(a, b, c) IV_FMA32(a, b, c)
 IV_TILE_CHAIN(iv_tile_f, 16)
@@ -250,12 +254,15 @@ IV_TILE_CHAIN(iv_tile_d, 8)
             }                                                                                      \
         }                                                                                          \
     }
+#ifndef IV_TILE_PLAIN_BLOCKS /* with the plain fma */
+#define IV_TILE_PLAIN_BLOCKS IV_TILE_BLOCKS
+#endif
 #define FX(a, b, c) IV_FMA32(a, b, c)
 #define AF(a, b) ((a) + (b))
-IV_TILE_BLOCKS(IV_FN, iv_tile_block_h)
+IV_TILE_PLAIN_BLOCKS(IV_FN, iv_tile_block_h)
 #undef AF
 #define AF(a, b) iv_add_flush(a, b)
-IV_TILE_BLOCKS(IV_FN, iv_tile_block_b)
+IV_TILE_PLAIN_BLOCKS(IV_FN, iv_tile_block_b)
 #undef FX
 #define FX(a, b, c) iv_fma_flush(a, b, c)
 IV_TILE_BLOCKS(static __attribute__((noinline, unused)), iv_tile_block_slow)

@@ -59,7 +59,7 @@ typedef IV_CAT(double, IV_VECTOR64) iv_v_f64;
 #define IV_TILE_VKEEP(r)                                                                           \
     VST(s##r, 0, even[r]);                                                                         \
     VST(t##r, 0, odd[r]);
-#define IV_TILE_BLOCKS(FN, name)                                                                   \
+#define IV_TILE_PLAIN_BLOCKS(FN, name)                                                              \
     FN void name(AX (*acc)[IV_W], i32 rows, const AX *a, i32 ars, i32 acs, const AX *b, i32 bks)   \
     {                                                                                              \
         AX even[4][VN], odd[4][VN];                                                                \
