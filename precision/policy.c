@@ -198,8 +198,9 @@ iv_status iv__policy_load(void *run, const char *src, size_t size)
 {
     iv__policy_run *r = run;
     (void)size;
-    if (r->scaler.kind == IV_SCALER_NONE)
-        return r->host->fail(IV_UNSUPPORTED, "precision %s has no loss scale", r->spec->name);
+    if (r->scaler.kind == IV_SCALER_NONE || strncmp(src, "scaler/", 7) != 0)
+        return r->host->fail(IV_UNSUPPORTED, "precision %s has no %.*s", r->spec->name,
+                             (int)strcspn(src, "/ "), src);
     if (!iv__scaler_load(&r->scaler, src))
         return r->host->fail(IV_CORRUPT, "the state of the loss scale is '%.64s'", src);
     return IV_OK;

@@ -103,6 +103,8 @@ typedef struct iv__policy_self {
         .load = iv__policy_load,                                                                   \
         .describe = iv__policy_describe,                                                           \
     };                                                                                             \
+    IV_POLICY_INIT(id)
+#define IV_POLICY_INIT(id)                                                                         \
     static iv_status id##_init(const iv_host *host, const char *args, void **out_self)             \
     {                                                                                              \
         static iv__policy_self self = {&id##_spec, NULL};                                          \

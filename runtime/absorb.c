@@ -79,6 +79,8 @@ static void count(const iv_graph *g, int32_t *uses, int32_t *user)
         if (g->values[i].role == IV_ROLE_PARAM && g->values[i].grad >= 0) ++uses[g->values[i].grad];
         if (g->values[i].updates >= 0) ++uses[g->values[i].updates];
     }
+    for (int64_t i = 0; i < g->n_scaled; ++i)
+        if (g->scaled[i].amax >= 0) ++uses[g->scaled[i].amax];
 }
 
 iv_status iv__graph_absorb(iv_graph *g)

@@ -4,7 +4,7 @@
  * inputs look like to the graph) and low (what IV_CAST_LOWER runs in).  Nodes are visited in order;
  * an input of another type than the node wants is cast once and the cast is shared.  So a parameter
  * is lowered once, however often it is used. */
-#include "graph.h"
+#include "cast.h"
 
 /* Inputs and outputs that stay in the full type whatever the class: weights and statistics of
  * norms, row statistics of losses and attention (kernels declare them as A). */
@@ -31,15 +31,6 @@ static const struct {
     {IV_OP_EMBEDDING_GRAD, 0, 1},
 };
 
-typedef struct caster {
-    iv_graph *g;
-    iv_dtype full, compute, low;
-    iv__node *nodes; /* the new list */
-    int64_t n_nodes, cap_nodes;
-    int32_t (*casts)[IV_DTYPE_COUNT]; /* [values] id + 1 of the cast to a type, 0: none */
-    int64_t cap_casts;
-} caster;
-
 static iv_dtype widest(iv_dtype a, iv_dtype b)
 {
     if (a == b) return a;
@@ -47,7 +38,7 @@ static iv_dtype widest(iv_dtype a, iv_dtype b)
     return IV_F32; /* f32 with a 16-bit type, or the two 16-bit types */
 }
 
-static iv_status emit(caster *c, const iv__node *n)
+static iv_status emit(iv__caster *c, const iv__node *n)
 {
     IV_TRY(iv__reserve(&c->nodes, &c->cap_nodes, c->n_nodes + 1, sizeof(*c->nodes), "nodes"));
     c->nodes[c->n_nodes] = *n;
@@ -56,43 +47,52 @@ static iv_status emit(caster *c, const iv__node *n)
     return IV_OK;
 }
 
-static iv_status as_type(caster *c, int32_t v, iv_dtype t, int32_t *out);
+static iv_status as_type(iv__caster *c, int32_t v, iv_dtype t, int32_t *out);
 
-/* A new value like v, of type t, made by a copy of node `op` from `from`. */
-static iv_status derive(caster *c, int32_t v, iv_dtype t, const iv__node *like, int32_t from,
-                        int32_t *out)
+iv_status iv__cast_append(iv__caster *c, const iv__node *like, iv_dtype t, iv_shape shape,
+                          const char *name, int32_t *out)
 {
     iv_graph *g = c->g;
-    const char *name = iv__graph_name(g, "%s:%s", g->values[v].name, iv_dtype_name(t));
-    iv__value value = {.dtype = t,
-                       .shape = g->values[v].shape,
-                       .node = -1,
-                       .grad = -1,
-                       .updates = -1,
-                       .samples = g->values[v].samples,
-                       .name = name};
+    iv__value value = {
+        .dtype = t, .shape = shape, .node = -1, .grad = -1, .updates = -1, .name = name};
     IV_TRY(iv__reserve(&g->values, &g->cap_values, g->n_values + 1, sizeof(*g->values), "values"));
     int32_t id = (int32_t)g->n_values++;
     g->values[id] = value;
     iv__node n = *like;
-    n.in[0] = from;
     n.out[0] = id;
     n.name = name;
-    IV_TRY(emit(c, &n));
-    c->casts[v][t] = id + 1;
     *out = id;
+    return emit(c, &n);
+}
+
+iv_status iv__cast_room(iv__caster *c)
+{
+    return iv__reserve(&c->casts, &c->cap_casts, c->g->n_values + 1, sizeof(*c->casts), "casts");
+}
+
+/* A new value like v, of type t, made by a copy of node `op` from `from`. */
+static iv_status derive(iv__caster *c, int32_t v, iv_dtype t, const iv__node *like, int32_t from,
+                        int32_t *out)
+{
+    iv_graph *g = c->g;
+    const char *name = iv__graph_name(g, "%s:%s", g->values[v].name, iv_dtype_name(t));
+    iv__node n = *like;
+    n.in[0] = from;
+    IV_TRY(iv__cast_append(c, &n, t, g->values[v].shape, name, out));
+    g->values[*out].samples = g->values[v].samples;
+    c->casts[v][t] = *out + 1;
     return IV_OK;
 }
 
 /* The value v in type t: v itself, what v was widened from, an earlier cast, or a new one.  A
  * reshaped or transposed value is narrowed before, so that one cast serves the tensor and its
  * views. */
-static iv_status as_type(caster *c, int32_t v, iv_dtype t, int32_t *out)
+static iv_status as_type(iv__caster *c, int32_t v, iv_dtype t, int32_t *out)
 {
     iv_graph *g = c->g;
     *out = v;
     if (g->values[v].dtype == t || !iv_dtype_is_float(g->values[v].dtype)) return IV_OK;
-    IV_TRY(iv__reserve(&c->casts, &c->cap_casts, g->n_values + 1, sizeof(*c->casts), "casts"));
+    IV_TRY(iv__cast_room(c));
     if (c->casts[v][t]) {
         *out = c->casts[v][t] - 1;
         return IV_OK;
@@ -109,12 +109,13 @@ static iv_status as_type(caster *c, int32_t v, iv_dtype t, int32_t *out)
         return derive(c, v, t, &cast, v, out);
     int32_t base;
     IV_TRY(as_type(c, from.in[0], t, &base));
-    IV_TRY(iv__reserve(&c->casts, &c->cap_casts, g->n_values + 1, sizeof(*c->casts), "casts"));
+    IV_TRY(iv__cast_room(c));
     return derive(c, v, t, &from, base, out);
 }
 
 /* What the node computes in, by its class. */
-static iv_dtype node_type(const caster *c, const iv__node *n, iv_cast_class cls, uint8_t full_in)
+static iv_dtype node_type(const iv__caster *c, const iv__node *n, iv_cast_class cls,
+                          uint8_t full_in)
 {
     iv_dtype t = c->full;
     bool first = true;
@@ -138,7 +139,7 @@ static bool stores_full(iv__op op)
            op == IV_OP_EMBEDDING;
 }
 
-static iv_status cast_node(caster *c, const iv__node *old, iv_cast_class cls)
+static iv_status cast_node(iv__caster *c, const iv__node *old, iv_cast_class cls)
 {
     uint8_t full_in = 0, full_out = 0;
     for (int64_t i = 0; i < IV_COUNT(full_slots); ++i)
@@ -147,20 +148,24 @@ static iv_status cast_node(caster *c, const iv__node *old, iv_cast_class cls)
             full_out = full_slots[i].out;
         }
     iv__node n = *old;
-    iv_dtype t = node_type(c, &n, cls, full_in);
+    iv_dtype t = node_type(c, &n, cls, full_in), narrow;
+    bool rounded = false;
+    if (cls == IV_CAST_LOWER) IV_TRY(iv__operands_round(c, &n, &rounded, &narrow));
+    if (rounded) t = narrow;
     if (n.op != IV_OP_CAST)
         for (int32_t i = 0; i < n.n_in; ++i)
             IV_TRY(as_type(c, n.in[i], full_in >> i & 1 ? c->full : t, &n.in[i]));
     for (int32_t i = 0; i < n.n_out; ++i) {
         iv__value *v = &c->g->values[n.out[i]];
         if (!iv_dtype_is_float(v->dtype) || n.op == IV_OP_CAST) continue;
-        bool full = (full_out >> i & 1) || (v->full && t != c->full && stores_full(n.op));
+        bool wide = v->full || n.segments; /* sums over samples go on over passes and ranks */
+        bool full = (full_out >> i & 1) || (wide && t != c->full && stores_full(n.op));
         v->dtype = full ? c->full : t;
     }
     return emit(c, &n);
 }
 
-static void type_leaves(caster *c)
+static void type_leaves(iv__caster *c)
 {
     iv_graph *g = c->g;
     for (int64_t i = 0; i < g->n_values; ++i) {
@@ -172,7 +177,7 @@ static void type_leaves(caster *c)
 }
 
 /* A parameter's gradient is in the full type, whatever made it. */
-static iv_status cast_gradients(caster *c)
+static iv_status cast_gradients(iv__caster *c)
 {
     for (int64_t i = 0; i < c->g->n_values; ++i) {
         if (c->g->values[i].role != IV_ROLE_PARAM || c->g->values[i].grad < 0) continue;
@@ -185,10 +190,11 @@ static iv_status cast_gradients(caster *c)
 
 iv_status iv__graph_cast(iv_graph *g, const iv__precision *policy)
 {
-    caster c = {.g = g,
-                .full = policy->policy.full,
-                .compute = policy->policy.compute,
-                .low = policy->policy.low};
+    iv__caster c = {.g = g,
+                    .precision = policy,
+                    .full = policy->policy.full,
+                    .compute = policy->policy.compute,
+                    .low = policy->policy.low};
     iv_status s = iv__reserve(&c.casts, &c.cap_casts, g->n_values + 1, sizeof(*c.casts), "casts");
     type_leaves(&c);
     for (int64_t i = 0; s == IV_OK && i < g->n_nodes; ++i) {

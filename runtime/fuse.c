@@ -181,6 +181,8 @@ static void count_uses(fuser *f)
             ++f->uses[g->values[i].grad];
         if (g->values[i].updates >= 0) ++f->uses[g->values[i].updates];
     }
+    for (int64_t i = 0; i < g->n_scaled; ++i)
+        if (g->scaled[i].amax >= 0) ++f->uses[g->scaled[i].amax];
 }
 
 static iv_status fuse(fuser *f)

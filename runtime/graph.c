@@ -6,7 +6,7 @@ iv_status iv_graph_new(iv_graph **out)
     iv_graph *g;
     IV_TRY(iv__calloc(1, sizeof(*g), "a graph", &g));
     g->grains = 1;
-    g->loss = g->seed = g->norm_input = g->norm_targets = -1;
+    g->loss = g->seed = g->norm_input = g->norm_targets = g->scales = -1;
     *out = g;
     return IV_OK;
 }
@@ -18,6 +18,7 @@ void iv_graph_free(iv_graph *g)
     for (int64_t i = 0; i < g->n_names; ++i) free(g->names[i]);
     free(g->names);
     free(g->values);
+    free(g->scaled);
     free(g->nodes);
     free(g);
 }
@@ -255,6 +256,8 @@ static void mark_roots(const iv_graph *g, uint8_t *used)
         if (v->role == IV_ROLE_INPUT && v->grad >= 0 && !g->differentiated) used[v->grad] = 1;
         if (v->role == IV_ROLE_STATE && v->updates >= 0) used[v->updates] = 1;
     }
+    for (int64_t i = 0; i < g->n_scaled; ++i)
+        if (g->scaled[i].amax >= 0) used[g->scaled[i].amax] = 1;
 }
 
 iv_status iv__graph_prune(iv_graph *g)

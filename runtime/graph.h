@@ -79,6 +79,12 @@ enum {
 };
 /* fattr[]: SCALE, ADD_SCALAR: [0]; norms: [0] = eps */
 
+/* A tensor that a policy of 8-bit floats rounds (operands.c). */
+typedef struct iv__scaled {
+    int32_t amax; /* value: the largest magnitude in this pass, or -1 in graphs without gradients */
+    bool gradient; /* made by the backward pass */
+} iv__scaled;
+
 struct iv_graph {
     iv__value *values;
     iv__node *nodes;
@@ -94,6 +100,9 @@ struct iv_graph {
         int32_t value;
     } outputs[16];
     int32_t n_outputs;
+    int32_t scales;     /* INPUT [n_scaled]: the scales of these tensors, or -1 */
+    iv__scaled *scaled; /* forward tensors first, so that graphs without gradients count alike */
+    int64_t n_scaled, cap_scaled;
     bool differentiated, in_backward;
     char scope[96];
     iv_status status; /* of the first error */

@@ -296,7 +296,7 @@ static iv_status place_sum(iv__plan *p, int32_t d, int64_t offset, int32_t *out_
     return IV_OK;
 }
 
-/* What a step sums over samples: gradients, statistics and the loss. */
+/* What a step sums over samples: gradients, statistics and the loss; and the largest magnitudes. */
 static iv_status plan_sums(iv__plan *p)
 {
     if (!p->graph->differentiated) return IV_OK;
@@ -315,6 +315,8 @@ static iv_status plan_sums(iv__plan *p)
     for (int32_t i = 0; i < p->graph->n_outputs; ++i) /* the loss is an output that is read there */
         if (p->graph->outputs[i].value == p->graph->loss)
             IV_TRY(place_sum(p, p->graph->loss, s->loss_at, &p->graph->outputs[i].value));
+    for (int64_t i = 0; i < p->graph->n_scaled; ++i)
+        IV_TRY(place_sum(p, p->graph->scaled[i].amax, s->amax_at + i, &at));
     return IV_OK;
 }
 

@@ -95,13 +95,14 @@ typedef enum iv_verdict {
     IV_SKIP_NONE      /* not applied: there was no loss.  The trainer's, never a plugin's */
 } iv_verdict;
 
-/* What both operands of an IV_CAST_LOWER matrix product with a parameter are rounded to, besides
- * `low`: an exact emulation, since low holds every value of these formats. */
+/* What operands of an IV_CAST_LOWER matrix product with a parameter are rounded to before the
+ * 16-bit type: an exact emulation.  FP8 rounds both operands, and the type is bf16, which holds
+ * every value of the format; the others round the parameter alone to what its code stands for, in
+ * `low`. */
 typedef enum iv_format {
     IV_FORMAT_NONE,
-    /* Reserved: this version refuses policies that ask for one of the others. */
     IV_FORMAT_FP8,  /* E4M3 forward, E5M2 for gradients; scales from `scales`, per tensor */
-    IV_FORMAT_INT8, /* parameters only: 8 bit by rows, scaled by the largest element */
+    IV_FORMAT_INT8, /* parameters only: 8 bit by outputs, scaled by the largest element */
     IV_FORMAT_NF4,  /* parameters only: NormalFloat 4 bit in blocks of 64 */
     IV_FORMAT_COUNT
 } iv_format;
@@ -152,8 +153,9 @@ typedef struct iv_precision {
     /* Decides about the step and may change the scale.  grad_norm: unscaled, before clipping.
      * NULL: a step, and non-finite gradients end the run. */
     iv_verdict (*on_grads)(void *run, double grad_norm, bool found_nonfinite);
-    /* IV_FORMAT_FP8: the n largest magnitudes of the step (NULL at the start) give the scales of
-     * the next one; e5m2[i]: the tensor is a gradient.  NULL: all scales stay 1. */
+    /* IV_FORMAT_FP8: the n largest magnitudes of an applied step give the scales of the next one;
+     * amax NULL (at the start and after `load`): the scales as they are.  e5m2[i]: the tensor is a
+     * gradient.  The host rounds scales down to powers of two.  NULL: all scales stay 1. */
     iv_status (*scales)(void *run, int64_t n, const uint8_t *e5m2, const float *amax, float *scale);
     /* State kept in checkpoints, as text that begins with its role and version ("scaler/1 ..."), so
      * that another plugin with the role can go on with it.  save returns the bytes needed and

@@ -88,11 +88,15 @@ static iv_status check_policy(const iv__precision *p)
                   (is_16_bit(y->param) && y->moment == y->param && y->moment == IV_BF16);
     bool low = is_16_bit(y->low) ? y->full == IV_F32 : y->low == y->full;
     bool compute = y->compute == y->full || y->compute == y->low;
-    if (y->operands != IV_FORMAT_NONE)
+    bool few =
+        y->operands == IV_FORMAT_NONE || (y->operands < IV_FORMAT_COUNT && is_16_bit(y->low) &&
+                                          (y->operands == IV_FORMAT_FP8 || y->param == IV_F32));
+    if (!few)
         IV_FAIL(IV_UNSUPPORTED,
-                "precision %s asks for operands of few bits (format %u): this version rounds to "
-                "16 bits and more only",
-                p->name, y->operands);
+                "precision %s asks for operands of few bits (format %u) with parameters in %s, "
+                "lowered to %s: 8-bit floats need a 16-bit low type, int8 and nf4 also f32 "
+                "parameters",
+                p->name, y->operands, iv_dtype_name(y->param), iv_dtype_name(y->low));
     if (wide && narrow && moment && low && compute) return IV_OK;
     IV_FAIL(IV_UNSUPPORTED,
             "precision %s asks for parameters in %s, gradients in %s, moments in %s, computing in "
@@ -162,6 +166,9 @@ iv_status iv__precision_open(const iv_config *c, const char *device, iv__precisi
 void iv__precision_close(iv__precision *p)
 {
     if (p->vt && p->vt->open && p->vt->close && p->run) p->vt->close(p->run);
+    free(p->e5m2);
+    free(p->scales);
+    free(p->amax);
     *p = (iv__precision){0};
 }
 
@@ -191,6 +198,40 @@ iv_status iv__precision_judge(iv__precision *p, double loss, double grad_norm, b
     return IV_OK;
 }
 
+/* Scales from the plugin.  They become powers of two here: dividing by them is exact then, and sums
+ * over samples are the same however a step is cut. */
+static iv_status new_scales(iv__precision *p, const float *amax)
+{
+    for (int64_t i = 0; i < p->n_scales && !p->vt->scales; ++i) p->scales[i] = 1;
+    if (p->n_scales && p->vt->scales)
+        IV_TRY(p->vt->scales(p->run, p->n_scales, p->e5m2, amax, p->scales));
+    for (int64_t i = 0; i < p->n_scales; ++i) {
+        int e;
+        if (!(p->scales[i] > 0) || !isfinite(p->scales[i]))
+            IV_FAIL(IV_INVALID, "precision %s: the scale of tensor %lld is %g", p->name,
+                    (long long)i, (double)p->scales[i]);
+        frexpf(p->scales[i], &e);
+        p->scales[i] = ldexpf(1, IV_MAX2(-126, IV_MIN2(e - 1, 126)));
+    }
+    return IV_OK;
+}
+
+iv_status iv__precision_tensors(iv__precision *p, int64_t n, const uint8_t *e5m2)
+{
+    if (n == 0) return IV_OK;
+    IV_TRY(iv__calloc(n, sizeof(*p->e5m2), "scales", &p->e5m2));
+    IV_TRY(iv__calloc(n, sizeof(*p->scales), "scales", &p->scales));
+    IV_TRY(iv__calloc(n, sizeof(*p->amax), "scales", &p->amax));
+    memcpy(p->e5m2, e5m2, (size_t)n * sizeof(*e5m2));
+    p->n_scales = n;
+    return new_scales(p, NULL);
+}
+
+iv_status iv__precision_rescale(iv__precision *p)
+{
+    return new_scales(p, p->amax);
+}
+
 iv_status iv__precision_count(iv__precision *p, iv_verdict v)
 {
     p->skips = v == IV_STEP ? 0 : p->skips + 1;
@@ -209,6 +250,7 @@ iv_status iv__precision_resume(iv__precision *p, const char *name, const char *s
     char kept[128] = "";
     iv_status s = has && p->vt->load ? p->vt->load(p->run, state, strlen(state)) : IV_OK;
     if (s != IV_OK && !(changed && s == IV_UNSUPPORTED)) return s;
+    IV_TRY(new_scales(p, NULL));
     if (!changed) return IV_OK;
     size_t role = has ? strcspn(state, "/ ") : 0;
     if (has && (s != IV_OK || !p->vt->load))

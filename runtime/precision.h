@@ -17,6 +17,10 @@ typedef struct iv__precision {
     int64_t most_skips;      /* in a row; more end the run */
     int64_t skipped_none;    /* of skipped: without a loss */
     enum { IV__BAD_AUTO, IV__BAD_STOP, IV__BAD_SKIP } bad; /* train.nonfinite */
+    /* Tensors that are rounded to 8-bit floats, in the order of the graph (operands.c). */
+    int64_t n_scales;
+    uint8_t *e5m2;        /* [n_scales] 1: a gradient */
+    float *scales, *amax; /* [n_scales] powers of two; largest magnitudes of the step */
 } iv__precision;
 
 /* select.c: the plugin that these mean, with its arguments: "16-mixed", "apex(level=O1)".  device:
@@ -41,6 +45,11 @@ double iv__precision_scale(const iv__precision *p);
  * adds what is known); *out is IV_STEP or IV_SKIP_OVERFLOW otherwise. */
 iv_status iv__precision_judge(iv__precision *p, double loss, double grad_norm, bool finite,
                               iv_verdict *out);
+/* The run rounds n tensors to 8-bit floats (e5m2[i]: a gradient): makes room and gets their scales.
+ */
+iv_status iv__precision_tensors(iv__precision *p, int64_t n, const uint8_t *e5m2);
+/* New scales, after a step whose largest magnitudes are in p->amax. */
+iv_status iv__precision_rescale(iv__precision *p);
 /* Counts an outcome; IV_NONFINITE after too many skipped steps in a row: the caller names why. */
 iv_status iv__precision_count(iv__precision *p, iv_verdict v);
 /* graph.c's side of the text: a line for each class with its operators. */

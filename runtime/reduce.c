@@ -38,12 +38,13 @@ static iv_status make_chunks(iv__reducer *r)
 }
 
 iv_status iv__reducer_open(iv__comm *comm, iv_dtype type, const iv__segment *segments, int64_t n,
-                           iv__reducer **out)
+                           int64_t larger_at, iv__reducer **out)
 {
     iv__reducer *r;
     IV_TRY(iv__calloc(1, sizeof(*r), "a reduction", &r));
     r->comm = comm;
     r->type = type;
+    r->larger_at = larger_at;
     r->n_segments = n;
     iv_status s = iv__calloc(n, sizeof(*segments), "segments", &r->segments);
     if (s == IV_OK && n) memcpy(r->segments, segments, (size_t)n * sizeof(*segments));
@@ -122,14 +123,31 @@ iv_status iv__reducer_deal(iv__reducer *r, int64_t grains, const iv__span *nodes
 ADD(add_f32, float)
 ADD(add_f64, double)
 
-static void add_bytes(const iv__reducer *r, void *dst, const void *a, const void *b, int64_t bytes)
+/* dst = the larger one, or NaN: kernels/portable.h, IV_MAX. */
+#define LARGER(name, type)                                                                         \
+    static void name(type *dst, const type *a, const type *b, int64_t n)                           \
+    {                                                                                              \
+        for (int64_t i = 0; i < n; ++i) dst[i] = a[i] > b[i] || a[i] != a[i] ? a[i] : b[i];        \
+    }
+LARGER(larger_f32, float)
+LARGER(larger_f64, double)
+
+/* dst = a + b from element `at` of the arena on; behind larger_at, the larger one. */
+static void add_bytes(const iv__reducer *r, int64_t at, void *dst, const void *a, const void *b,
+                      int64_t bytes)
 {
-    if (r->type == IV_F64) add_f64(dst, a, b, bytes / 8);
-    else add_f32(dst, a, b, bytes / 4);
+    int64_t n = bytes / element(r), k = IV_MIN2(n, IV_MAX2(r->larger_at - at, 0));
+    if (r->type == IV_F64) {
+        add_f64(dst, a, b, k);
+        larger_f64((double *)dst + k, (const double *)a + k, (const double *)b + k, n - k);
+    } else {
+        add_f32(dst, a, b, k);
+        larger_f32((float *)dst + k, (const float *)a + k, (const float *)b + k, n - k);
+    }
 }
 
-/* out = the tree over operands[0 .. n_nodes), each `bytes` long. */
-static void fold(const iv__reducer *r, char *out, int64_t bytes)
+/* out = the tree over operands[0 .. n_nodes), each `bytes` long, of the arena from `first` on. */
+static void fold(const iv__reducer *r, int64_t first, char *out, int64_t bytes)
 {
     if (r->n_nodes == 1 && r->operands[0] != out) memcpy(out, r->operands[0], (size_t)bytes);
     for (int64_t at = 0; r->n_nodes > 1 && at < bytes; at += BLOCK) {
@@ -138,7 +156,8 @@ static void fold(const iv__reducer *r, char *out, int64_t bytes)
             const iv__fold_op *op = &r->ops[i];
             const char *a = r->operands[op->a], *b = r->operands[op->b];
             char *dst = i + 2 == r->n_nodes ? out + at : r->operands[op->dst];
-            add_bytes(r, dst, op->a < r->n_nodes ? a + at : a, op->b < r->n_nodes ? b + at : b, n);
+            add_bytes(r, first + at / element(r), dst, op->a < r->n_nodes ? a + at : a,
+                      op->b < r->n_nodes ? b + at : b, n);
         }
     }
 }
@@ -201,7 +220,7 @@ static void fold_step(iv__reducer *r, void *const *parts, char *out, int64_t ste
         r->operands[i] = r->node_rank[i] == r->comm->ranks.rank ? (char *)parts[own++] + at
                                                                 : arrival(r, i, step);
     for (int32_t i = 0; i < r->temps; ++i) r->operands[r->n_nodes + i] = r->temporary + i * BLOCK;
-    fold(r, out + at, s->count * element(r));
+    fold(r, s->offset, out + at, s->count * element(r));
 }
 
 iv_status iv__reducer_run(iv__reducer *r, void *const *parts, void *out)

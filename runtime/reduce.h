@@ -22,8 +22,9 @@ typedef struct iv__segment {
 } iv__segment;
 
 typedef struct iv__reducer {
-    iv__comm *comm; /* borrowed */
-    iv_dtype type;  /* IV_F32 or IV_F64 */
+    iv__comm *comm;    /* borrowed */
+    iv_dtype type;     /* IV_F32 or IV_F64 */
+    int64_t larger_at; /* elements from here on: the largest, not the sum */
     iv__segment *segments;
     int64_t n_segments;
     /* Chunks: [owner][step], count 0 where an owner has no more. */
@@ -43,9 +44,10 @@ typedef struct iv__reducer {
     void **operands; /* [nodes + temps] */
 } iv__reducer;
 
-/* segments: in any order, each a multiple of 64 elements from the next; copied. */
+/* segments: in any order, each a multiple of 64 elements from the next; copied.  Elements from
+ * larger_at on are not added: the larger one stays. */
 iv_status iv__reducer_open(iv__comm *comm, iv_dtype type, const iv__segment *segments, int64_t n,
-                           iv__reducer **out);
+                           int64_t larger_at, iv__reducer **out);
 void iv__reducer_close(iv__reducer *r);
 /* The nodes of all workers, in order; rank[i] has node i.  They make up the tree over `grains`. */
 iv_status iv__reducer_deal(iv__reducer *r, int64_t grains, const iv__span *nodes,

@@ -184,21 +184,31 @@ iv_status iv__replica_deal(iv_trainer *t, iv__replica *r, iv__span range)
         if (!r->slots[i].mem)
             IV_TRY(iv__memory_alloc(r->device, r->store->grad_mem.bytes, "sums of passes",
                                     &r->slots[i]));
-    iv_program add = iv__store_add_program(r->store->type, r->store->grad_elems);
-    return iv__device_program(r->device, &add, &r->add_kernel);
+    const iv__store *s = r->store;
+    iv_program add = iv__store_add_program(s->type, s->amax_at),
+               larger = iv__store_max_program(s->type, s->n_amax);
+    IV_TRY(iv__device_program(r->device, &add, &r->add_kernel));
+    return s->n_amax ? iv__device_program(r->device, &larger, &r->max_kernel) : IV_OK;
 }
 
 /* ---- running ---- */
 
-/* grad = slot + grad. */
+/* grad = slot op grad over n elements from `at`. */
+static iv_status combine(iv__replica *r, void *kernel, int64_t slot, int64_t at, int64_t n)
+{
+    int64_t b = (int64_t)iv_dtype_bytes(r->store->type);
+    iv_buffer sums = iv__memory_range(&r->store->grad_mem, at * b, n * b);
+    iv_launch l = {.n_bufs = 3,
+                   .groups = (n + IV_PROGRAM_TILE - 1) / IV_PROGRAM_TILE,
+                   .buf = {iv__memory_range(&r->slots[slot], at * b, n * b), sums, sums}};
+    return r->device->vt->launch(r->device->queue, kernel, &l);
+}
+
 static iv_status join(iv__replica *r, int64_t slot)
 {
-    const iv__memory *m = &r->slots[slot], *g = &r->store->grad_mem;
-    iv_launch l = {.n_bufs = 3,
-                   .groups = (r->store->grad_elems + IV_PROGRAM_TILE - 1) / IV_PROGRAM_TILE,
-                   .buf = {iv__memory_range(m, 0, m->bytes), iv__memory_range(g, 0, g->bytes),
-                           iv__memory_range(g, 0, g->bytes)}};
-    return r->device->vt->launch(r->device->queue, r->add_kernel, &l);
+    const iv__store *s = r->store;
+    IV_TRY(combine(r, r->add_kernel, slot, 0, s->amax_at));
+    return s->n_amax ? combine(r, r->max_kernel, slot, s->amax_at, s->n_amax) : IV_OK;
 }
 
 static iv_status run_pass(iv_trainer *t, iv__replica *r, iv__span grains, const iv__feed *f)

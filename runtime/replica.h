@@ -34,8 +34,8 @@ typedef struct iv__replica {
     iv__span nodes[IV__NODES_MOST];
     int64_t n_nodes;
     iv__memory slots[IV__NODES_MOST];
-    void *add_kernel;
-    double seconds; /* that its passes took, over `grains_timed` grains */
+    void *add_kernel, *max_kernel; /* max_kernel: NULL where nothing is compared */
+    double seconds;                /* that its passes took, over `grains_timed` grains */
     int64_t grains_timed;
 } iv__replica;
 

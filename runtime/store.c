@@ -157,7 +157,7 @@ static iv_status collect_summands(iv__store *s, const iv_graph *g)
     return IV_OK;
 }
 
-iv_program iv__store_add_program(iv_dtype type, int64_t n)
+static iv_program binary_program(iv__op op, iv_dtype type, int64_t n)
 {
     iv_program p;
     memset(&p, 0, sizeof(p));
@@ -167,8 +167,18 @@ iv_program iv__store_add_program(iv_dtype type, int64_t n)
     p.out_reg = 2;
     p.dim[0] = n;
     p.in_stride[0][0] = p.in_stride[1][0] = p.out_stride[0] = 1;
-    p.ops[0] = (iv_program_op){.op = IV_OP_ADD, .dst = 2, .src = {0, 1}, .round = (uint8_t)type};
+    p.ops[0] = (iv_program_op){.op = (uint8_t)op, .dst = 2, .src = {0, 1}, .round = (uint8_t)type};
     return p;
+}
+
+iv_program iv__store_add_program(iv_dtype type, int64_t n)
+{
+    return binary_program(IV_OP_ADD, type, n);
+}
+
+iv_program iv__store_max_program(iv_dtype type, int64_t n)
+{
+    return binary_program(IV_OP_MAXIMUM, type, n);
 }
 
 /* Rates of the states, one for each 64 elements. */
@@ -199,7 +209,9 @@ static iv_status make_gradients(iv__store *s, const iv_graph *g)
     IV_TRY(collect_summands(s, g));
     s->stat_at = s->grad_elems;
     s->loss_at = s->stat_at + s->state_elems;
-    s->grad_elems = s->loss_at + SLOT_ALIGN;
+    s->amax_at = s->loss_at + SLOT_ALIGN;
+    s->n_amax = g->n_scaled;
+    s->grad_elems = s->amax_at + slot_room(s->n_amax);
     if (!g->differentiated) return IV_OK;
     IV_TRY(iv__memory_alloc(s->device, s->grad_elems * (int64_t)iv_dtype_bytes(s->type),
                             "gradients", &s->grad_mem));

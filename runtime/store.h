@@ -9,7 +9,10 @@
  * Behind the gradients lies whatever else is a sum over the samples of a step, so that one range is
  * added up over passes, devices and ranks:
  *
- *   grads    | gradients | summands of gradients | statistics, laid out as states | loss |
+ *   grads    | gradients | summands of gradients | statistics, laid out as states | loss | amax |
+ *
+ * amax, the largest magnitudes of tensors that are rounded to 8-bit floats, is not added: the
+ * larger one stays, the same however the step is cut.
  *
  * So optimizer, norm, reduction, sharding and checkpoints are operations on ranges. */
 #ifndef IV_STORE_H
@@ -37,7 +40,8 @@ typedef struct iv__store {
                            grad_mem */
     int64_t n_params, n_states, n_summands;
     int64_t param_elems, state_elems, grad_elems; /* arena sizes in elements */
-    int64_t stat_at, loss_at;                     /* elements of the gradient arena */
+    int64_t stat_at, loss_at, amax_at;            /* elements of the gradient arena */
+    int64_t n_amax;                               /* behind amax_at */
     /* The range of parameters that this rank updates: whole blocks of the norm.  Moments are kept
      * of it alone.  Everything, unless the run is sharded. */
     int64_t shard_at, shard_elems;
@@ -72,6 +76,8 @@ iv_status iv__store_lowered(iv__store *s, iv_dtype t);
 iv_status iv__store_lower(iv__store *s);
 /* c = a + b over n elements: the addition of partial sums. */
 iv_program iv__store_add_program(iv_dtype type, int64_t n);
+/* c = the larger one of a and b, or NaN: what becomes of the largest magnitudes. */
+iv_program iv__store_max_program(iv_dtype type, int64_t n);
 /* Adds the summands of gradients to the gradients that they are parts of: each is a sum over all
  * samples; they are added in the order in which a single pass adds them. */
 iv_status iv__store_add_summands(iv__store *s);

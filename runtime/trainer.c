@@ -64,6 +64,16 @@ static iv_status feed_floats(iv_trainer *t, iv__program *p, const float *x)
     return iv__plan_write(p->plan, p->io.x.id, t->converted);
 }
 
+static iv_status feed_scales(iv_trainer *t, iv__program *p)
+{
+    const iv_graph *g = p->graph;
+    if (g->scales < 0) return IV_OK;
+    if (g->n_scaled > t->precision.n_scales)
+        IV_FAIL(IV_INTERNAL, "scales of %lld tensors for a graph of %lld",
+                (long long)t->precision.n_scales, (long long)g->n_scaled);
+    return iv__plan_write(p->plan, g->scales, t->precision.scales);
+}
+
 iv_status iv__program_feed(iv_trainer *t, iv__program *p, const char *x, const int32_t *y,
                            double norm, double scale)
 {
@@ -71,6 +81,7 @@ iv_status iv__program_feed(iv_trainer *t, iv__program *p, const char *x, const i
         IV_TRY(iv__plan_write(p->plan, p->io.x.id, x));
     else IV_TRY(feed_floats(t, p, (const float *)(const void *)x));
     IV_TRY(iv__plan_write(p->plan, p->io.y.id, y));
+    IV_TRY(feed_scales(t, p));
     IV_TRY(feed_scalar(p, p->graph->norm_input, norm));
     return feed_scalar(p, p->graph->seed, scale);
 }
@@ -103,6 +114,29 @@ static iv_status choose_precision(iv_trainer *t)
     char kind[32];
     iv__workers_kind(t, kind, sizeof(kind));
     return iv__precision_open(t->config, kind, &t->precision);
+}
+
+/* The tensors that the graph rounds to 8-bit floats. */
+static iv_status scale_tensors(iv_trainer *t)
+{
+    const iv_graph *g = t->workers.replicas[0]->programs[0].graph;
+    uint8_t *e5m2;
+    IV_TRY(iv__calloc(g->n_scaled, sizeof(*e5m2), "scales", &e5m2));
+    for (int64_t i = 0; i < g->n_scaled; ++i) e5m2[i] = g->scaled[i].gradient;
+    iv_status s = iv__precision_tensors(&t->precision, g->n_scaled, e5m2);
+    free(e5m2);
+    return s;
+}
+
+/* The largest magnitudes of the step that was applied give the next one's scales. */
+static iv_status rescale(iv_trainer *t)
+{
+    const iv__store *s = t->store;
+    int64_t b = (int64_t)sizeof(*t->precision.amax);
+    if (!t->precision.n_scales) return IV_OK;
+    IV_TRY(iv__device_read(t->device, t->precision.amax,
+                           iv__memory_range(&s->grad_mem, s->amax_at * b, s->n_amax * b)));
+    return iv__precision_rescale(&t->precision);
 }
 
 static void tell_emulation(const iv_trainer *t)
@@ -230,6 +264,7 @@ static iv_status open_all(iv_trainer *t)
     t->device = t->workers.replicas[0]->device;
     t->store = t->workers.replicas[0]->store;
     tell_emulation(t);
+    IV_TRY(scale_tensors(t));
     IV_TRY(make_host_batch(t));
     IV_TRY(check_data(t));
     /* Validation is planned now, so that the memory known at the start is all that a run takes. */
@@ -353,6 +388,7 @@ static iv_status settle(iv_trainer *t, iv_step_report *r, bool finite)
     if (r->skipped) return IV_OK;
     iv__trainer_release_all(t);
     IV_TRY(update(t));
+    IV_TRY(rescale(t));
     IV_TRY(iv__optim_lost(t->workers.replicas[0]->optim, &r->lost_updates));
     ++t->step;
     return IV_OK;

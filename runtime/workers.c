@@ -157,7 +157,7 @@ static iv_status open_reducer(iv__workers *w)
     iv__segment *segments;
     IV_TRY(iv__calloc(n, sizeof(*segments), "segments", &segments));
     make(s, world, segments);
-    iv_status st = iv__reducer_open(w->comm, s->type, segments, n, &w->reducer);
+    iv_status st = iv__reducer_open(w->comm, s->type, segments, n, s->amax_at, &w->reducer);
     free(segments);
     return st;
 }

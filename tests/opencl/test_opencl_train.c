@@ -87,6 +87,9 @@ static void resumed(const char *settings, const char *first, const char *second)
 RUN(gpt_f32, GPT "precision.name=32-true model.dropout=0.1")
 RUN(gpt_f64, GPT "precision.name=64-true")
 RUN(gpt_bf16, GPT "precision.name=bf16-mixed")
+RUN(gpt_fp8, GPT "precision.name=fp8")
+RUN(gpt_nf4, GPT "precision.name=nf4")
+RUN(cnn_int8, CNN "precision.name=int8")
 RUN(cnn_f32, CNN "precision.name=32-true model.norm=batch")
 RUN(cnn_f64, CNN "precision.name=64-true")
 RUN(cnn_bf16, CNN "precision.name=bf16-mixed optim.name=sgd optim.momentum=0.9")
@@ -96,6 +99,13 @@ static void gpt_f32_mixed(void **state)
 {
     (void)state;
     mixed(GPT_F32);
+}
+
+/* The largest magnitudes of both devices give the scales. */
+static void gpt_fp8_mixed(void **state)
+{
+    (void)state;
+    mixed(GPT "precision.name=fp8");
 }
 
 static void gpt_f32_resumed(void **state)
@@ -112,6 +122,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(gpt_f32_resumed), cmocka_unit_test(gpt_f64),
         cmocka_unit_test(gpt_bf16),        cmocka_unit_test(cnn_f32),
         cmocka_unit_test(cnn_f64),         cmocka_unit_test(cnn_bf16),
+        cmocka_unit_test(gpt_fp8),         cmocka_unit_test(gpt_fp8_mixed),
+        cmocka_unit_test(gpt_nf4),         cmocka_unit_test(cnn_int8),
     };
     cmocka_set_test_filter(argc > 1 ? argv[1] : "gpt_f32*");
     if (hal_open(&device, "opencl", 0, NULL) != IV_OK) {

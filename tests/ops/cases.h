@@ -301,10 +301,11 @@ static const op_case table[] = {
 static const struct {
     iv__op op;
     char fill[3];
-} elem_fill[] = {{IV_OP_DIV, "nq"},     {IV_OP_POW, "pn"}, {IV_OP_MAXIMUM, "dh"},
-                 {IV_OP_MINIMUM, "hd"}, {IV_OP_ABS, "k"},  {IV_OP_RELU, "k"},
-                 {IV_OP_LOG, "p"},      {IV_OP_SQRT, "p"}, {IV_OP_RSQRT, "p"},
-                 {IV_OP_EQ, "rr"},      {IV_OP_TIE, "rr"}, {IV_OP_SIGN, "r"}};
+} elem_fill[] = {
+    {IV_OP_DIV, "nq"},  {IV_OP_POW, "pn"},  {IV_OP_MAXIMUM, "dh"}, {IV_OP_MINIMUM, "hd"},
+    {IV_OP_ABS, "k"},   {IV_OP_RELU, "k"},  {IV_OP_LOG, "p"},      {IV_OP_SQRT, "p"},
+    {IV_OP_RSQRT, "p"}, {IV_OP_E4M3, "np"}, {IV_OP_E5M2, "np"},    {IV_OP_INT8, "np"},
+    {IV_OP_NF4, "np"},  {IV_OP_EQ, "rr"},   {IV_OP_TIE, "rr"},     {IV_OP_SIGN, "r"}};
 enum { ELEM_CHAIN = 16 };
 static const iv_shape elem_shapes[][2] = {
     {S(2, 3, 65), S(2, 3, 65)}, {S(3, 65), S(65)},      {S(3, 1), S(1, 65)},  {S(2, 3, 5), S(3, 1)},

@@ -47,8 +47,21 @@ typedef struct op_policy {
     bool all;     /* every operator in `low` */
 } op_policy;
 
-enum { P_F64, P_F32, P_BF16, P_F16, P_BF16_MIXED, P_BF16_TRUE, P_F16_TRUE, P_COUNT };
-static const op_policy policies[P_COUNT] = {
+enum {
+    P_F64,
+    P_F32,
+    P_BF16,
+    P_F16,
+    P_BF16_MIXED,
+    P_BF16_TRUE,
+    P_F16_TRUE,
+    P_COUNT,
+    P_FP8 = P_COUNT,
+    P_INT8,
+    P_NF4,
+    P_ALL
+}; /* behind P_COUNT: test_few_bits.c's */
+static const op_policy policies[P_ALL] = {
     [P_F64] = {"f64", "64-true", IV_F64, 0x1p-53, 0x1p-53, false},
     [P_F32] = {"f32", "32-true", IV_F32, 0x1p-24, 0x1p-24, false},
     [P_BF16] = {"all bf16", NULL, IV_BF16, 0x1p-8, 0x1p-24, true},
@@ -56,6 +69,9 @@ static const op_policy policies[P_COUNT] = {
     [P_BF16_MIXED] = {"bf16-mixed", "bf16-mixed", IV_BF16, 0x1p-8, 0x1p-24, false},
     [P_BF16_TRUE] = {"bf16-true", NULL, IV_BF16, 0x1p-8, 0x1p-24, false},
     [P_F16_TRUE] = {"f16-true", NULL, IV_F16, 0x1p-11, 0x1p-24, false},
+    [P_FP8] = {"fp8", "fp8", IV_BF16, 0x1p-8, 0x1p-24, false},
+    [P_INT8] = {"int8", "int8", IV_BF16, 0x1p-8, 0x1p-24, false},
+    [P_NF4] = {"nf4", "nf4", IV_BF16, 0x1p-8, 0x1p-24, false},
 };
 
 static inline void own_types(void *self, iv_policy *out)

@@ -62,6 +62,41 @@ static inline double gelu_tanh_slope(double a)
     return 0.5 * (1 + t) + 0.5 * a * (1 - t * t) * k * (1 + 3 * 0.044715 * a * a);
 }
 
+/* x as a float with `bits` bits behind the point and exponents from `least`. */
+static inline double float8(double x, int bits, int least, double most)
+{
+    int e;
+    if (fabs(x) > most) return x < 0 ? -most : most;
+    frexp(x, &e);
+    double unit = ldexp(1, (e - 1 > least ? e - 1 : least) - bits);
+    return nearbyint(x / unit) * unit;
+}
+
+/* The nearest number of NormalFloat. */
+static inline double normal_float(double x)
+{
+    static const double code[16] = {-1,
+                                    -0.6961928009986877,
+                                    -0.5250730514526367,
+                                    -0.39491748809814453,
+                                    -0.28444138169288635,
+                                    -0.18477343022823334,
+                                    -0.09105003625154495,
+                                    0,
+                                    0.07958029955625534,
+                                    0.16093020141124725,
+                                    0.24611230194568634,
+                                    0.33791524171829224,
+                                    0.44070982933044434,
+                                    0.5626170039176941,
+                                    0.7229568362236023,
+                                    1};
+    int best = 0;
+    for (int i = 1; i < 16; ++i)
+        if (fabs(x - code[i]) < fabs(x - code[best])) best = i;
+    return code[best];
+}
+
 static inline double elem(iv__op op, double a, double b, double c)
 {
     double s = 1 / (1 + exp(-a)), cdf = 0.5 * erfc(-a * 0.70710678118654752440);
@@ -98,6 +133,10 @@ static inline double elem(iv__op op, double a, double b, double c)
     case IV_OP_SIN: return sin(a);
     case IV_OP_COS: return cos(a);
     case IV_OP_EQ: return a == b;
+    case IV_OP_E4M3: return float8(a * b, 3, -6, 448) / b;
+    case IV_OP_E5M2: return float8(a * b, 2, -14, 57344) / b;
+    case IV_OP_INT8: return nearbyint(a * 127 / b) * b / 127;
+    case IV_OP_NF4: return normal_float(a / b) * b;
     case IV_OP_TIE: return a > b ? 1 : a == b ? 0.5 : 0;
     default: return NAN;
     }

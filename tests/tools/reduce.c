@@ -32,7 +32,7 @@ static iv_status open_reducer(iv__comm *c, int64_t n, iv__reducer **out)
         nodes[r] = (iv__span){r, 1};
         ranks[r] = r;
     }
-    IV_TRY(iv__reducer_open(c, IV_F32, segments, world, out));
+    IV_TRY(iv__reducer_open(c, IV_F32, segments, world, INT64_MAX, out));
     return iv__reducer_deal(*out, world, nodes, ranks, world);
 }
 

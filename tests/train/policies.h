@@ -49,6 +49,14 @@ static const char *const policies[] = {
     "xla",
     "xla(precision=bf16-true)",
     "xla(precision=16-true)",
+    "fp8",
+    "fp8(history=2)",
+    "fp8(weights=bf16)",
+    "fp8(weights=f16)",
+    "int8",
+    "nf4",
+    "nf4(low=f16)",
+    "int8(low=f16)",
 };
 enum { POLICIES = sizeof(policies) / sizeof(policies[0]) };
 

@@ -27,6 +27,27 @@ static void gotcha_9_every_policy_resumes_with_the_same_bits(void **state)
     }
 }
 
+/* In passes, and over devices: sums over samples keep the full type until all are there. */
+static void every_policy_has_the_same_bits_however_a_step_is_cut(void **state)
+{
+    static const char *const cuts[] = {
+        "train.batch=2 train.accumulate=4", "device.devices=cpu:0,cpu:0,cpu:0",
+        "train.batch=4 train.accumulate=2 device.devices=cpu:0,cpu:0"};
+    static const char *const bases[] = {
+        GPT, MLP "train.grains=4 ",
+        "numerics.mode=invariant device.threads=1 train.batch=8 train.grains=4 model.name=cnn "
+        "model.channels=4 model.norm=batch "};
+    (void)state;
+    for (int i = 0; i < POLICIES; ++i)
+        for (int b = 0; b < 2; ++b) { /* every policy: a GPT, and one of the others */
+            const char *base = bases[b ? 1 + i % 2 : 0];
+            const prints whole = run(base, policies[i], "", 3),
+                         cut = run(base, policies[i], cuts[(i + b) % 3], 3);
+            if (!equal(&whole, &cut))
+                fail_msg("%s, %.60s: another hash with %s", policies[i], base, cuts[(i + b) % 3]);
+        }
+}
+
 /* The scaler's own state takes part: a small window, and an overflow before the stop. */
 static void scaler_state_resumes(void **state)
 {
@@ -299,6 +320,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gotcha_9_every_policy_resumes_with_the_same_bits),
+        cmocka_unit_test(every_policy_has_the_same_bits_however_a_step_is_cut),
         cmocka_unit_test(scaler_state_resumes),
         cmocka_unit_test(gotcha_10_a_change_of_precision_is_converted_and_told),
         cmocka_unit_test(gotcha_11_validation_changes_no_training_step),

@@ -54,8 +54,8 @@ static void selection_follows_the_table(void **state)
         {"16", "cuda", "ddp", "native", "O1", "!--amp-level O1"},
         {"16", "cuda", "ddp", "apex", "O4", "!O0, O1, O2 and O3"},
         {"32-true", "cuda", "ddp", "native", "O2", "!--amp-level O2"},
-        {"transformer-engine", "cuda", "ddp", "native", "", "!no fp8"},
-        {"transformer-engine-float16", "cuda", "ddp", "native", "", "!no fp8"},
+        {"transformer-engine", "cuda", "ddp", "native", "", "fp8(weights=bf16)"},
+        {"transformer-engine-float16", "cuda", "ddp", "native", "", "fp8(weights=f16)"},
         {"my-own", "tpu", "ddp", "native", "", "!TPUs"},
         {"my-own", "cpu", "ddp", "apex", "", "!two choices"},
     };
@@ -91,6 +91,10 @@ static void bad_options_are_refused(void **state)
     refuses(MLP, "bf16-true(masters=true,rounding=stochastic)", "", "stochastic");
     refuses(MLP, "apex(level=O9)", "", "O9");
     refuses(MLP, "ipu", "train.clip=1", "clip");
+    refuses(MLP, "fp8(weights=f64)", "", "f32, bf16 or f16");
+    refuses(MLP, "fp8(history=0)", "", "history");
+    refuses(MLP, "fp8(algo=mean)", "", "most_recent");
+    refuses(MLP, "nf4(low=f32)", "", "bf16 or f16");
     refuses(MLP, "hpu(precision=64)", "", "64");
     refuses(MLP, "nothing", "", "nothing");
     refuses(MLP, "32-true", "train.norm=0", "train.norm");

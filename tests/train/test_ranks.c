@@ -16,6 +16,8 @@ static const struct {
     {"gpt f32", GPT "precision.name=32-true train.clip=0.5 optim.schedule=cosine optim.warmup=2 "},
     {"gpt bf16", GPT "precision.name=bf16-mixed model.dropout=0.1 train.clip=1 "},
     {"gpt f64", GPT "precision.name=64-true optim.name=adam train.batch=8 train.accumulate=2 "},
+    {"gpt fp8", GPT "precision.name=fp8 train.batch=8 train.accumulate=2 "},
+    {"gpt nf4", GPT "precision.name=nf4 "},
     {"cnn f32", CNN "precision.name=32-true optim.name=sgd optim.momentum=0.9 "},
     {"cnn bf16", CNN "precision.name=bf16-mixed train.batch=4 train.accumulate=4 "},
 };
@@ -77,10 +79,13 @@ static iv_status hashes(session *s, uint64_t losses, char *text)
 {
     char a[33], b[33];
     double loss, accuracy;
+    iv_trainer_info info;
     IV_TRY(iv_trainer_hash(s->trainer, false, a));
     IV_TRY(iv_trainer_hash(s->trainer, true, b));
     IV_TRY(iv_trainer_evaluate(s->trainer, &loss, &accuracy));
-    snprintf(text, RANK_TEXT, "%s %s %016llx %a", a, b, (unsigned long long)losses, loss);
+    iv_trainer_info_get(s->trainer, &info);
+    snprintf(text, RANK_TEXT, "%s %s %016llx %a, %lld steps", a, b, (unsigned long long)losses,
+             loss, (long long)info.step);
     return IV_OK;
 }
 
@@ -172,6 +177,34 @@ static void test_sharded(void **state)
                                  "\"zero_optimization\":{\"stage\":1}}"));
     same(0, 3, more);
     end_of_test();
+}
+
+/* An overflow in the gradients of one rank: all of them skip that step, and the scale falls. */
+static void gotcha_12_an_overflow_of_a_rank_is_everybodys(void **state)
+{
+    static const char *const strategies[] = {"ddp", "ddp_sharded", "deepspeed"};
+    enum { RANKS = 3 };
+    (void)state;
+    for (int k = 0; k < 3; ++k)
+        for (int grain = 0; grain < 8; grain += 3) { /* one of each rank */
+            char more[256], want[RANK_TEXT];
+            ranks r;
+            snprintf(more, sizeof(more), " precision.name=16 cluster.strategy=%s", strategies[k]);
+            job j = {runs[0].settings, more, -1, 0, 6, false};
+            snprintf(want, sizeof(want), "step=3,grain=%d,param=h.0.mlp.c_fc.weight", grain);
+            setenv("INVAR_INJECT", want, 1);
+            for (int n = 1; n <= RANKS; n += RANKS - 1) {
+                ranks_start(&r, n, train, &j);
+                for (int i = 0; i < n; ++i) ranks_collect(&r, i);
+                if (n == 1) snprintf(want, sizeof(want), "%s", r.text[0]);
+                if (!strstr(want, ", 5 steps")) fail_msg("not one step was skipped: %s", want);
+                for (int i = 0; i < n; ++i)
+                    if (rank_exit(&r, i) != 0 || strcmp(r.text[i], want) != 0)
+                        fail_msg("%s, grain %d, rank %d of %d: %d, %s\n  alone %s", strategies[k],
+                                 grain, i, n, rank_exit(&r, i), r.text[i], want);
+            }
+            unsetenv("INVAR_INJECT");
+        }
 }
 
 /* The comparison finds what differs: grains are an argument of a run. */
@@ -266,10 +299,14 @@ static void test_agreement(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_ranks),     cmocka_unit_test(test_grains),
-        cmocka_unit_test(test_balance),   cmocka_unit_test(test_sharded),
-        cmocka_unit_test(test_devices),   cmocka_unit_test(test_lost),
+        cmocka_unit_test(test_ranks),
+        cmocka_unit_test(test_grains),
+        cmocka_unit_test(test_balance),
+        cmocka_unit_test(test_sharded),
+        cmocka_unit_test(test_devices),
+        cmocka_unit_test(test_lost),
         cmocka_unit_test(test_agreement),
+        cmocka_unit_test(gotcha_12_an_overflow_of_a_rank_is_everybodys),
     };
     if (argc > 1) cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, session_files, temporary_remove);
