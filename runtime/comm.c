@@ -121,6 +121,15 @@ void iv__comm_close(iv__comm *c)
     free(c);
 }
 
+iv_status iv__comm_again(iv__comm *c)
+{
+    if (!c->vt || !c->vt->again)
+        IV_FAIL(IV_UNSUPPORTED, "transport %s cannot go on without a rank", c->name);
+    IV_TRY(c->vt->again(c->link, c->timeout_ns, &c->ranks));
+    c->lost = -1;
+    return IV_OK;
+}
+
 iv_status iv__comm_start(iv__comm *c, const iv_message *m, int32_t n, uint64_t *out_ticket)
 {
     return c->vt->start(c->link, m, n, out_ticket);

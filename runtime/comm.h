@@ -28,6 +28,10 @@ typedef struct iv__comm {
 iv_status iv__comm_open(const char *spec, const iv_ranks *r, int64_t timeout_ns, iv__comm **out);
 void iv__comm_close(iv__comm *c);
 
+/* After IV_LOST: the ranks that are left become the ranks, with new numbers in the old order.
+ * IV_UNSUPPORTED: the transport cannot do that. */
+iv_status iv__comm_again(iv__comm *c);
+
 /* Raw sets of messages (plugin.h). */
 iv_status iv__comm_start(iv__comm *c, const iv_message *m, int32_t n, uint64_t *out_ticket);
 iv_status iv__comm_finish(iv__comm *c, uint64_t ticket);

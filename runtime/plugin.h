@@ -291,6 +291,11 @@ typedef struct iv_transport {
      * other use then than to be closed; every survivor's next call fails in the same way and names
      * the same rank, if the transport can tell them. */
     iv_status (*finish)(void *link, uint64_t ticket, int64_t timeout_ns, int32_t *out_rank);
+    /* (optional) After IV_LOST: those who are left drop what was under way, and go on over the same
+     * link.  ranks->rank and ->world become the new ones; the order stays.  Waits up to about
+     * timeout_ns for ranks that are not known to be lost.  On failure the link can only be closed.
+     * NULL: a job does not outlive its ranks. */
+    iv_status (*again)(void *link, int64_t timeout_ns, iv_ranks *ranks);
 } iv_transport;
 
 #ifdef __cplusplus

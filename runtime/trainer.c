@@ -460,6 +460,7 @@ iv_status iv_trainer_step(iv_trainer *t, iv_step_report *out)
 {
     int64_t global = t->batch * t->accumulate;
     if (!t->data) IV_FAIL(IV_INVALID, "training: the trainer was opened without data");
+    IV_TRY(iv__workers_balance(t, &t->workers));
     iv__span own = iv__workers_samples(t, &t->workers);
     char *x = t->x + (size_t)own.first * t->x_bytes;
     int32_t *y = t->y + own.first * t->y_count;
@@ -469,7 +470,7 @@ iv_status iv_trainer_step(iv_trainer *t, iv_step_report *out)
     IV_TRY(iv__trainer_check_ids(t, x, y, own.count));
     IV_TRY(step(t, t->x, t->y, global * t->y_count, out));
     t->samples_seen += global;
-    return iv__workers_balance(t, &t->workers);
+    return IV_OK;
 }
 
 /* ---- facts ---- */

@@ -1,5 +1,6 @@
 /* trainer.h: inside a trainer.  trainer.c opens and steps, trainer_eval.c validates and generates,
- * trainer_ckpt.c saves and loads, trainer_fit.c runs the loop and keeps the run folder. */
+ * trainer_ckpt.c saves and loads, trainer_fit.c runs the loop and keeps the run folder,
+ * trainer_elastic.c goes on without lost ranks. */
 #ifndef IV_TRAINER_H
 #define IV_TRAINER_H
 
@@ -84,6 +85,10 @@ iv_status iv__ckpt_format_of(iv_trainer *t, const char *path, const iv_checkpoin
  * 0. */
 iv_status iv__trainer_evaluate(iv_trainer *t, int (*stop)(void *ctx), void *ctx, double *out_loss,
                                double *out_accuracy);
+/* trainer_elastic.c: after IV_LOST: the ranks that are left go on from the last step that one of
+ * them has done.  *r: the report of this rank's last step; becomes that one's. */
+iv_status iv__trainer_again(iv_trainer *t, iv_step_report *r);
+
 /* check.c: fills the step's samples with numbers that are the same in every run: ids, or values in
  * [0, 1). */
 void iv__trainer_make_samples(iv_trainer *t);

@@ -21,6 +21,8 @@ typedef struct fit {
     FILE *metrics;
     int64_t start_ns, time_limit_ns;
     int stopped;            /* the `stop` callback has said so */
+    iv_step_report report;  /* of the last step */
+    bool evaluates;         /* that step is to be followed by a validation */
     int64_t validated_step; /* of result.val_loss */
     iv__keeper keeper;
 } fit;
@@ -38,6 +40,19 @@ static bool writes(const fit *f)
     return f->t->workers.comm->ranks.rank == 0;
 }
 
+static iv_status open_metrics(fit *f, const char *mode)
+{
+    char path[1100];
+    if (!*out_dir(f) || !writes(f)) return IV_OK;
+    snprintf(path, sizeof(path), "%s/metrics.csv", out_dir(f));
+    f->metrics = fopen(path, mode);
+    if (!f->metrics) IV_FAIL(IV_IO, "opening %s: %s", path, strerror(errno));
+    if (ftell(f->metrics) == 0)
+        fprintf(f->metrics,
+                "step,loss,grad_norm,lr,scale,tokens_per_s,samples_per_s,val_loss,val_accuracy\n");
+    return IV_OK;
+}
+
 static iv_status open_folder(fit *f)
 {
     char path[1100];
@@ -45,13 +60,7 @@ static iv_status open_folder(fit *f)
     IV_TRY(iv__keeper_make_folder(&f->keeper));
     snprintf(path, sizeof(path), "%s/config.yaml", out_dir(f));
     IV_TRY(iv_config_save(f->t->config, path));
-    snprintf(path, sizeof(path), "%s/metrics.csv", out_dir(f));
-    f->metrics = fopen(path, f->keeper.started_step > 0 ? "a" : "w");
-    if (!f->metrics) IV_FAIL(IV_IO, "opening %s: %s", path, strerror(errno));
-    if (ftell(f->metrics) == 0)
-        fprintf(f->metrics,
-                "step,loss,grad_norm,lr,scale,tokens_per_s,samples_per_s,val_loss,val_accuracy\n");
-    return IV_OK;
+    return open_metrics(f, f->keeper.started_step > 0 ? "a" : "w");
 }
 
 static iv_status flush_metrics(fit *f)
@@ -116,11 +125,10 @@ static bool due(int64_t step, int64_t every)
 
 static iv_status one_step(fit *f)
 {
-    iv_step_report r;
-    IV_TRY(iv_trainer_step(f->t, &r));
-    IV_TRY(report_step(f, &r));
-    if (r.skipped || !due(r.step, iv_config_int(f->t->config, "eval.every"))) return IV_OK;
-    return evaluate(f);
+    IV_TRY(iv_trainer_step(f->t, &f->report));
+    f->evaluates =
+        !f->report.skipped && due(f->report.step, iv_config_int(f->t->config, "eval.every"));
+    return report_step(f, &f->report);
 }
 
 /* What any rank wants, all do. */
@@ -164,18 +172,17 @@ static iv_status interrupted(fit *f)
             *f->keeper.newest ? "; saved " : "", f->keeper.newest);
 }
 
-static iv_status loop(fit *f)
+/* What follows a step. */
+static iv_status after_step(fit *f, bool *out_ends)
 {
-    while (f->t->step < f->t->max_steps) {
-        const int64_t samples = f->t->samples_seen;
-        int64_t wish;
-        IV_TRY(one_step(f));
-        IV_TRY(wishes(f, samples, &wish));
-        if (wish & SAVE) IV_TRY(iv__comm_agree(f->t->workers.comm, save(f)));
-        if (wish & STOP) return interrupted(f);
-        if (wish & TIME_IS_UP) break;
-    }
-    return IV_OK;
+    const int64_t samples = f->t->samples_seen - f->t->batch * f->t->accumulate;
+    int64_t wish;
+    if (f->evaluates) IV_TRY(evaluate(f));
+    f->evaluates = false;
+    IV_TRY(wishes(f, samples, &wish));
+    if (wish & SAVE) IV_TRY(iv__comm_agree(f->t->workers.comm, save(f)));
+    *out_ends = (wish & TIME_IS_UP) != 0;
+    return wish & STOP ? interrupted(f) : IV_OK;
 }
 
 static iv_status finish(fit *f)
@@ -186,6 +193,48 @@ static iv_status finish(fit *f)
     f->result.steps = f->t->step;
     IV_TRY(iv_trainer_hash(f->t, false, f->result.hash));
     return iv_trainer_hash(f->t, true, f->result.state_hash);
+}
+
+/* From here, or from behind a step that was done already, to the end. */
+static iv_status run(fit *f, bool behind_step)
+{
+    bool ends = false;
+    if (behind_step) IV_TRY(after_step(f, &ends));
+    while (!ends && f->t->step < f->t->max_steps) {
+        IV_TRY(one_step(f));
+        IV_TRY(after_step(f, &ends));
+    }
+    return finish(f);
+}
+
+/* Goes on without lost ranks, behind the last step that one of the others has done. */
+static iv_status go_on(fit *f)
+{
+    iv__comm *c = f->t->workers.comm;
+    const int64_t before = f->t->samples_seen, world = c->ranks.world;
+    char why[256];
+    snprintf(why, sizeof(why), "%s", iv_error_message());
+    IV_TRY(iv__trainer_again(f->t, &f->report));
+    if (f->t->samples_seen != before) IV_TRY(report_step(f, &f->report));
+    int64_t evaluates = f->evaluates;
+    IV_TRY(iv__comm_reduce(c, IV_COMM_OR, &evaluates, 1));
+    f->evaluates = evaluates != 0;
+    f->keeper.started_step = -1; /* who was lost may have been saving */
+    IV_TRY(iv__comm_agree(c, f->metrics ? IV_OK : open_metrics(f, "a")));
+    iv__log(IV_LOG_WARN, "%s; %d of %d ranks go on after step %lld", why, c->ranks.world,
+            (int)world, (long long)f->t->step);
+    return IV_OK;
+}
+
+static iv_status run_on(fit *f)
+{
+    const bool elastic = iv_config_bool(f->t->config, "cluster.elastic");
+    iv_status s = run(f, false);
+    while (s == IV_LOST && elastic) {
+        s = go_on(f);
+        if (s == IV_OK) s = run(f, f->t->samples_seen > 0);
+    }
+    return s;
 }
 
 /* A run that fails leaves the state of its last good step, if that is not what failed; the error
@@ -230,8 +279,7 @@ iv_status iv_trainer_fit(iv_trainer *t, const iv_fit_callbacks *cb, iv_fit_resul
     if (s == IV_OK)
         s = iv__comm_same(t->workers.comm, (uint64_t)t->step, "a checkpoint of another step");
     if (s == IV_OK) {
-        s = loop(&f);
-        if (s == IV_OK) s = finish(&f);
+        s = run_on(&f);
         if (s != IV_OK) s = save_after(&f, s);
     }
     if (f.metrics && fclose(f.metrics) != 0 && s == IV_OK)

@@ -115,6 +115,13 @@ static iv_status count_workers(iv__workers *w, int64_t own)
 {
     int32_t world = w->comm->ranks.world, me = w->comm->ranks.rank;
     int64_t *counts;
+    free(w->rank);
+    free(w->span);
+    free(w->speed);
+    w->rank = NULL;
+    w->span = NULL;
+    w->speed = NULL;
+    w->n = w->steps = 0;
     IV_TRY(iv__calloc(world, sizeof(*counts), "workers", &counts));
     counts[me] = own;
     iv_status s = iv__comm_gather(w->comm, counts, sizeof(*counts));
@@ -155,11 +162,28 @@ static iv_status open_reducer(iv__workers *w)
     int32_t world = w->comm->ranks.world;
     int64_t n = make(s, world, NULL);
     iv__segment *segments;
+    iv__reducer_close(w->reducer);
+    w->reducer = NULL;
     IV_TRY(iv__calloc(n, sizeof(*segments), "segments", &segments));
     make(s, world, segments);
     iv_status st = iv__reducer_open(w->comm, s->type, segments, n, s->amax_at, &w->reducer);
     free(segments);
     return st;
+}
+
+static iv_status check_elastic(const iv__workers *w, const char *strategy)
+{
+    if (w->sharded)
+        IV_FAIL(IV_UNSUPPORTED,
+                "--elastic with --strategy %s: what a lost rank had of the optimizer's state, no "
+                "other rank has [hint: --strategy ddp, or --resume auto]",
+                strategy);
+    if (w->comm->ranks.world > 1 && !w->comm->vt->again)
+        IV_FAIL(IV_UNSUPPORTED,
+                "--elastic: transport %s cannot go on without a rank [hint: --set "
+                "cluster.transport=tcp]",
+                w->comm->name);
+    return IV_OK;
 }
 
 /* How ranks share the work. */
@@ -178,6 +202,7 @@ static iv_status choose_strategy(const iv_trainer *t, iv__workers *w, int64_t ow
                 "--strategy %s with %lld devices in a process [hint: a process for "
                 "each device]",
                 name, (long long)own);
+    if (iv_config_bool(t->config, "cluster.elastic")) IV_TRY(check_elastic(w, name));
     return iv__calloc(w->comm->ranks.world, sizeof(*w->shared), "parts", &w->shared);
 }
 
@@ -297,6 +322,20 @@ iv_status iv__workers_open(iv_trainer *t, iv__workers *w)
     t->is_cut = w->n > 1 || t->accumulate > 1;
     s = open_replicas(t, w, own);
     if (s == IV_OK) s = open_reducer(w);
+    if (s == IV_OK) s = deal(t, w);
+    return iv__comm_agree(w->comm, s);
+}
+
+iv_status iv__workers_again(iv_trainer *t, iv__workers *w)
+{
+    IV_TRY(iv__comm_again(w->comm));
+    IV_TRY(count_workers(w, w->n_replicas));
+    for (int64_t i = 0; i < w->n_replicas; ++i) {
+        w->replicas[i]->seconds = 0;
+        w->replicas[i]->grains_timed = 0;
+    }
+    iv__shares(t->grains, w->speed, w->n, w->span);
+    iv_status s = open_reducer(w);
     if (s == IV_OK) s = deal(t, w);
     return iv__comm_agree(w->comm, s);
 }

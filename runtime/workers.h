@@ -29,7 +29,7 @@ typedef struct iv__workers {
     iv__part *shared;     /* [world]: scratch */
     bool unsharded;       /* the first store has the moments of all ranks */
     iv__memory shards[2]; /* moments of this rank while the store has those of all */
-    int64_t steps;        /* so far: says when speeds are measured and shares are dealt anew */
+    int64_t steps;        /* passed, or the one under way: says when speeds are measured and shares are dealt anew */
 } iv__workers;
 
 /* workers_shard.c: runs in which each rank updates its own part of the parameters.  Where nothing
@@ -59,7 +59,12 @@ void iv__workers_kind(const struct iv_trainer *t, char *out, size_t size);
 iv_status iv__workers_run(struct iv_trainer *t, iv__workers *w, const iv__feed *f);
 /* Samples of the step that this rank computes. */
 iv__span iv__workers_samples(const struct iv_trainer *t, const iv__workers *w);
-/* Deals the grains anew, if measured speeds say that it pays.  Between steps; collective. */
+/* After IV_LOST: the workers that are left share the step. */
+iv_status iv__workers_again(struct iv_trainer *t, iv__workers *w);
+/* Every rank has a memory of n bytes, and gets that of rank `from`; `memory` is one of the first
+ * replica's store. */
+iv_status iv__workers_copy_from(iv__workers *w, int32_t from, const iv__memory *memory);
+/* Deals the grains anew, if measured speeds say that it pays.  Before a step; collective. */
 iv_status iv__workers_balance(struct iv_trainer *t, iv__workers *w);
 
 #endif

@@ -68,6 +68,13 @@ static iv_status exchange(iv__workers *w, const iv__memory *m, const iv__part *p
     return s;
 }
 
+iv_status iv__workers_copy_from(iv__workers *w, int32_t from, const iv__memory *memory)
+{
+    for (int32_t r = 0; r < w->comm->ranks.world; ++r)
+        w->shared[r] = (iv__part){0, r == from ? memory->bytes : 0};
+    return memory->bytes ? exchange(w, memory, w->shared) : IV_OK;
+}
+
 /* parts[r]: rank r's part of n elements of the parameters, at `unit` bytes for each `per`. */
 static void parts_of(const iv__workers *w, int64_t per, int64_t unit, int64_t skip, iv__part *parts)
 {

@@ -119,7 +119,7 @@ static iv_status finish(void *link, uint64_t ticket, int64_t timeout_ns, int32_t
     return inner.vt->finish(link, ticket, timeout_ns, out_rank);
 }
 
-static const iv_transport table = {usable, open, close, start, finish};
+static const iv_transport table = {usable, open, close, start, finish, NULL};
 const iv_plugin iv__plugin_mpi = {
     .abi = IV_PLUGIN_ABI,
     .size = sizeof(iv_plugin),

@@ -75,7 +75,11 @@ typedef struct tcp_link {
     struct pollfd *polls;
     pthread_t thread;
     bool threaded;
-    int wake; /* eventfd */
+    int wake;         /* eventfd */
+    int listener;     /* for later meetings */
+    int32_t meetings; /* so far, without the first */
+    int64_t turned;   /* when the thread last went round */
+    bool slept;       /* this process was stopped for longer than others wait */
     int64_t silence;
     pthread_mutex_t lock; /* of all below, and of the queues' ends and counts */
     pthread_cond_t done;
@@ -382,6 +386,9 @@ static void check_silence(tcp_link *l, peer *p)
 static void turn(tcp_link *l)
 {
     int n = 1, busy = 0;
+    const int64_t now = iv__now_ns();
+    l->slept |= l->turned && now - l->turned > l->silence;
+    l->turned = now;
     l->polls[0] = (struct pollfd){.fd = l->wake, .events = POLLIN};
     for (int32_t i = 0; i < l->ranks.world; ++i, ++n) {
         peer *p = &l->peers[i];
@@ -499,6 +506,15 @@ static iv_status start_thread(tcp_link *l)
     return IV_OK;
 }
 
+/* All are connected. */
+static iv_status begin(tcp_link *l, int64_t deadline)
+{
+    IV_TRY(try_direct(l, deadline));
+    for (int32_t i = 0; i < l->ranks.world; ++i)
+        l->peers[i].last_heard = l->peers[i].last_sent = iv__now_ns();
+    return start_thread(l);
+}
+
 static iv_status connect_all(tcp_link *l, int64_t timeout_ns)
 {
     int64_t now = iv__now_ns();
@@ -507,27 +523,31 @@ static iv_status connect_all(tcp_link *l, int64_t timeout_ns)
     prctl(PR_SET_PTRACER,
           PR_SET_PTRACER_ANY); /* lets ranks read this one's memory, where Yama asks */
     IV_TRY(iv__calloc(l->ranks.world, sizeof(*found), "ranks", &found));
-    iv_status s = iv__tcp_meet(&l->ranks, timeout_ns, &l->window, found);
+    iv_status s = iv__tcp_meet(&l->ranks, timeout_ns, &l->window, found, &l->listener);
     for (int32_t i = 0; i < l->ranks.world; ++i)
         l->peers[i] = (peer){.who = s == IV_OK ? found[i] : (iv__tcp_peer){.fd = -1}, .lost = -1};
     free(found);
-    if (s == IV_OK) s = try_direct(l, now + 2 * timeout_ns);
-    for (int32_t i = 0; i < l->ranks.world; ++i)
-        l->peers[i].last_heard = l->peers[i].last_sent = iv__now_ns();
-    return s == IV_OK ? start_thread(l) : s;
+    return s == IV_OK ? begin(l, now + 2 * timeout_ns) : s;
+}
+
+/* Says goodbye; afterwards nothing moves. */
+static void stop_thread(tcp_link *l)
+{
+    if (!l->threaded) return;
+    atomic_store(&l->stop, true);
+    wake(l);
+    pthread_join(l->thread, NULL);
+    l->threaded = false;
 }
 
 static void tcp_close(void *link)
 {
     tcp_link *l = link;
-    if (l->threaded) {
-        atomic_store(&l->stop, true);
-        wake(l);
-        pthread_join(l->thread, NULL);
-    }
+    stop_thread(l);
     for (int32_t i = 0; l->peers && i < l->ranks.world; ++i)
         if (l->peers[i].who.fd >= 0) close(l->peers[i].who.fd);
     if (l->wake >= 0) close(l->wake);
+    if (l->listener >= 0) close(l->listener);
     pthread_cond_destroy(&l->done);
     pthread_mutex_destroy(&l->lock);
     free(l->peers);
@@ -542,7 +562,7 @@ static iv_status tcp_open(void *self, const iv_ranks *r, int64_t timeout_ns, voi
     (void)self;
     IV_TRY(iv__calloc(1, sizeof(*l), "a link", &l));
     l->ranks = *r;
-    l->lost = -1;
+    l->lost = l->listener = -1;
     l->silence = IV_MIN2(timeout_ns, 15000000000);
     pthread_mutex_init(&l->lock, NULL);
     pthread_condattr_init(&attr);
@@ -601,6 +621,58 @@ static int32_t waits_for(const tcp_link *l)
     return l->ranks.rank;
 }
 
+/* Everything that was under way is dropped, and those who are left get the lower numbers. */
+static void forget(tcp_link *l, const iv__tcp_peer *found, const bool *alive)
+{
+    int32_t n = 0, me = l->ranks.rank;
+    for (int32_t i = 0; i < l->ranks.world; ++i) {
+        if (!alive[i]) continue;
+        if (i == me) l->ranks.rank = n;
+        l->peers[n++] = (peer){.who = found[i], .lost = -1};
+    }
+    l->ranks.world = n;
+    l->finished = l->ticket;
+    memset(l->pending, 0, sizeof(l->pending));
+    l->lost = -1;
+    l->turned = 0;
+    atomic_store(&l->stop, false);
+}
+
+static iv_status tcp_again(void *link, int64_t timeout_ns, iv_ranks *ranks)
+{
+    tcp_link *l = link;
+    const int32_t world = l->ranks.world;
+    const int64_t deadline = iv__now_ns() + 3 * timeout_ns;
+    iv__tcp_peer *found;
+    bool *suspect, *alive;
+    if (l->lost == l->ranks.rank) IV_FAIL(IV_LOST, "%s", l->why);
+    stop_thread(l);
+    if (l->slept)
+        IV_FAIL(IV_LOST, "rank %d was stopped for so long that the others gave it up",
+                l->ranks.rank);
+    IV_TRY(iv__calloc(world, sizeof(*found) + 2 * sizeof(bool), "ranks", &found));
+    suspect = (bool *)(found + world);
+    alive = suspect + world;
+    for (int32_t i = 0; i < world; ++i) {
+        peer *p = &l->peers[i];
+        suspect[i] = i == l->lost || (i != l->ranks.rank && p->who.fd < 0 && !p->ended);
+        if (p->who.fd >= 0) close(p->who.fd);
+        p->who.fd = -1;
+        found[i] = p->who;
+    }
+    iv_status s = iv__tcp_again(&l->ranks, ++l->meetings, timeout_ns, l->listener, suspect, found,
+                                alive);
+    if (s == IV_OK) {
+        forget(l, found, alive);
+        s = begin(l, deadline);
+    }
+    free(found);
+    if (s != IV_OK) return s;
+    ranks->rank = l->ranks.rank;
+    ranks->world = l->ranks.world;
+    return IV_OK;
+}
+
 /* Waits until the set is finished, a rank is lost, or nothing has moved for timeout_ns. */
 static void await(tcp_link *l, uint64_t ticket, int64_t timeout_ns)
 {
@@ -638,7 +710,8 @@ static const iv_transport tcp_transport = {.usable = tcp_usable,
                                            .open = tcp_open,
                                            .close = tcp_close,
                                            .start = tcp_start,
-                                           .finish = tcp_finish};
+                                           .finish = tcp_finish,
+                                           .again = tcp_again};
 
 const iv_plugin iv__plugin_transport_tcp = {
     .abi = IV_PLUGIN_ABI,

@@ -3,6 +3,7 @@
  * Rank 0 listens at the main address.  Every other rank opens a port of its own, connects to rank 0
  * and tells who it is (a card).  When all are there, rank 0 sends everybody all cards; then rank j
  * connects to each rank i with 0 < i < j.  The connection to rank 0 stays, so each pair has one.
+ * The ports stay open, so that ranks can meet again when one is lost (tcp_again.c).
  *
  * Rank 0 takes the census: who is missing when time is up, who came twice, who means another world.
  * It tells everybody the same sentence, so that every rank ends with it instead of waiting. */
@@ -18,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { VERSION = 1, REFUSAL = 1024, CALL_MS = 1000 };
+enum { VERSION = 2, REFUSAL = 1024, CALL_MS = 1000 };
 static const uint64_t magic = 0x31727074766e69ull; /* "invtpr1" */
 
 /* Who a rank is; the first thing that is sent on any connection. */
@@ -192,8 +193,7 @@ static uint16_t port_of(int fd)
                                          : ((struct sockaddr_in *)(void *)&a)->sin_port);
 }
 
-/* Connects before the deadline; -1 and errno. */
-static int call(const struct sockaddr *a, socklen_t n, int64_t deadline)
+int iv__tcp_call(const struct sockaddr *a, socklen_t n, int64_t deadline)
 {
     int fd = socket(a->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), e = 0;
     socklen_t size = sizeof(e);
@@ -211,8 +211,7 @@ static int call(const struct sockaddr *a, socklen_t n, int64_t deadline)
     return fd;
 }
 
-/* Accepts before the deadline; -1 and errno. */
-static int take(int listener, int64_t deadline)
+int iv__tcp_take(int listener, int64_t deadline)
 {
     int e = wait_for(listener, POLLIN, deadline);
     int fd = e ? -1 : accept4(listener, NULL, NULL, SOCK_CLOEXEC);
@@ -228,7 +227,7 @@ typedef struct meeting {
     int64_t deadline, timeout_ns;
     card mine, *cards; /* [world] */
     iv__tcp_peer *peers;
-    int listener;
+    int listener, door; /* for later meetings; rank 0: for this one, at the main port */
     char where[300]; /* "node1:29500" */
 } meeting;
 
@@ -319,11 +318,11 @@ static iv_status open_main_port(meeting *m)
 {
     const iv_ranks *r = m->r;
     int e = 0;
-    for (int32_t i = 0; i < r->n_ports && m->listener < 0; ++i) {
-        m->listener = listen_on(r->ports[i]);
-        if (m->listener < 0) e = errno;
+    for (int32_t i = 0; i < r->n_ports && m->door < 0; ++i) {
+        m->door = listen_on(r->ports[i]);
+        if (m->door < 0) e = errno;
     }
-    if (m->listener < 0)
+    if (m->door < 0)
         IV_FAIL(IV_UNAVAILABLE,
                 "listening as rank 0 on port %d%s: %s [hint: another main port, or is another rank "
                 "0 there already?]",
@@ -337,7 +336,7 @@ static iv_status host(meeting *m)
     const iv_ranks *r = m->r;
     IV_TRY(open_main_port(m));
     for (int32_t n = 1; n < r->world;) {
-        int fd = take(m->listener, m->deadline);
+        int fd = iv__tcp_take(m->door, m->deadline);
         if (fd < 0 && errno == ETIMEDOUT) {
             char missing[128];
             list_missing(m, missing, sizeof(missing));
@@ -384,7 +383,7 @@ static int knock(meeting *m, int32_t port, answer *a)
     }
     int64_t soon = IV_MIN2(m->deadline, iv__now_ns() + (int64_t)CALL_MS * 1000000);
     for (struct addrinfo *i = list; i && fd < 0; i = i->ai_next)
-        fd = call(i->ai_addr, i->ai_addrlen, soon);
+        fd = iv__tcp_call(i->ai_addr, i->ai_addrlen, soon);
     e = errno;
     freeaddrinfo(list);
     if (fd >= 0) {
@@ -431,48 +430,24 @@ static iv_status visit(meeting *m)
     return IV_OK;
 }
 
-/* Ranks above 0 among themselves: the higher one calls. */
-static iv_status connect_pairs(meeting *m)
+/* Where everybody listens, seen from here. */
+static void set_places(meeting *m)
 {
-    const iv_ranks *r = m->r;
-    for (int32_t i = 1; i < r->rank; ++i) {
-        struct sockaddr_storage a;
-        socklen_t n = address_of(&m->cards[i], m->peers[0].fd, &a);
-        int fd = call((struct sockaddr *)&a, n, m->deadline);
-        int e = fd < 0 ? errno : iv__tcp_write(fd, &m->mine, sizeof(m->mine), m->deadline);
-        if (e) {
-            if (fd >= 0) close(fd);
-            IV_FAIL(IV_LOST, "rank %d cannot reach rank %d on %s, port %d: %s", r->rank, i,
-                    m->cards[i].name, m->cards[i].port, strerror(e));
-        }
-        m->peers[i].fd = fd;
-    }
-    for (int32_t n = r->rank > 0 ? r->world - r->rank - 1 : 0; n > 0;) {
-        card c;
-        int fd = take(m->listener, m->deadline);
-        if (fd < 0 && errno == ETIMEDOUT)
-            IV_FAIL(IV_TIMEOUT, "rank %d waited in vain for %d ranks to connect", r->rank, n);
-        if (fd < 0) continue;
-        if (iv__tcp_read(fd, &c, sizeof(c), m->deadline) != 0 || !is_ours(m, &c) ||
-            c.rank <= r->rank || c.rank >= r->world || m->peers[c.rank].fd >= 0) {
-            close(fd);
-            continue;
-        }
-        m->peers[c.rank].fd = fd;
-        --n;
-    }
-    return IV_OK;
+    for (int32_t i = 0; i < m->r->world; ++i)
+        if (i != m->r->rank)
+            m->peers[i].at_size =
+                address_of(&m->cards[i], m->peers[m->r->rank == 0 ? i : 0].fd, &m->peers[i].at);
 }
 
 static iv_status run(meeting *m)
 {
-    if (m->r->rank > 0) {
-        m->listener = listen_on(0);
-        if (m->listener < 0) IV_FAIL(IV_UNAVAILABLE, "opening a port: %s", strerror(errno));
-        m->mine.port = port_of(m->listener);
-    }
+    m->listener = listen_on(0);
+    if (m->listener < 0) IV_FAIL(IV_UNAVAILABLE, "opening a port: %s", strerror(errno));
+    m->mine.port = port_of(m->listener);
+    m->cards[m->r->rank] = m->mine;
     IV_TRY(m->r->rank == 0 ? host(m) : visit(m));
-    IV_TRY(connect_pairs(m));
+    set_places(m);
+    IV_TRY(iv__tcp_pairs(m->r, 0, m->listener, m->peers, m->deadline));
     for (int32_t i = 0; i < m->r->world; ++i) {
         m->peers[i].pid = m->cards[i].pid;
         m->peers[i].host = m->cards[i].host;
@@ -483,13 +458,14 @@ static iv_status run(meeting *m)
 }
 
 iv_status iv__tcp_meet(const iv_ranks *r, int64_t timeout_ns, const iv__tcp_window *window,
-                       iv__tcp_peer *peers)
+                       iv__tcp_peer *peers, int *out_listener)
 {
     meeting m = {.r = r,
                  .deadline = iv__now_ns() + timeout_ns,
                  .timeout_ns = timeout_ns,
                  .peers = peers,
-                 .listener = -1};
+                 .listener = -1,
+                 .door = -1};
     if (!*r->address || r->n_ports < 1)
         IV_FAIL(IV_INVALID,
                 "%d ranks, but no main address and port [hint: MASTER_ADDR and "
@@ -500,7 +476,9 @@ iv_status iv__tcp_meet(const iv_ranks *r, int64_t timeout_ns, const iv__tcp_wind
     for (int32_t i = 0; i < r->world; ++i) peers[i].fd = -1;
     write_card(&m, window);
     iv_status s = run(&m);
-    if (m.listener >= 0) close(m.listener);
+    if (m.door >= 0) close(m.door);
+    if (s == IV_OK) *out_listener = m.listener;
+    else if (m.listener >= 0) close(m.listener);
     for (int32_t i = 0; s != IV_OK && i < r->world; ++i) {
         if (peers[i].fd >= 0) close(peers[i].fd);
         peers[i].fd = -1;

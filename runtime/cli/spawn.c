@@ -86,7 +86,8 @@ static bool set_variables(const iv_ranks *r, int32_t i)
 }
 
 /* Does not return if the command could be started. */
-static void run_rank(const iv__cli *c, const iv_ranks *r, int32_t i, int error_fd, pid_t parent)
+static void run_rank(const iv__cli *c, const iv_ranks *r, bool elastic, int32_t i, int error_fd,
+                     pid_t parent)
 {
     sigset_t none;
     sigemptyset(&none);
@@ -95,8 +96,8 @@ static void run_rank(const iv__cli *c, const iv_ranks *r, int32_t i, int error_f
     if (!set_variables(r, i)) return;
     if (i > 0) {
         const int nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
-        if (nothing < 0 || dup2(nothing, 0) < 0 || dup2(nothing, 1) < 0 || dup2(error_fd, 2) < 0)
-            return;
+        if (nothing < 0 || dup2(nothing, 0) < 0 || dup2(error_fd, 2) < 0) return;
+        if (!elastic && dup2(nothing, 1) < 0) return;
     }
     execv("/proc/self/exe", c->argv);
 }
@@ -126,7 +127,7 @@ static bool start(const iv__cli *c, const iv_ranks *r, family *f)
         fflush(NULL);
         const pid_t pid = fork();
         if (pid == 0) {
-            run_rank(c, r, i, ends[1], parent);
+            run_rank(c, r, f->elastic, i, ends[1], parent);
             /* The parent sees the end of this process like that of any rank. */
             kill(getpid(), SIGKILL);
         }

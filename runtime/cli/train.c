@@ -33,6 +33,7 @@ static void catch_signals(void)
 }
 
 typedef struct session {
+    const iv__cli *cli;
     const iv__cli_run *run;
     bool json, started; /* started: the first step is done */
     int64_t every;      /* log.every */
@@ -40,6 +41,19 @@ typedef struct session {
     char saved[1024]; /* the last checkpoint, or "" */
     int64_t saved_step, step;
 } session;
+
+static int32_t rank_now(const session *s)
+{
+    iv_trainer_info t;
+    iv_trainer_info_get(s->run->trainer, &t);
+    return t.rank;
+}
+
+/* Rank 0 reports.  Which process that is may change in a run (--elastic). */
+static bool speaks(const session *s)
+{
+    return !s->cli->quiet || rank_now(s) == 0;
+}
 
 static void member(const char *name, double value)
 {
@@ -116,9 +130,10 @@ static void print_start(const iv__cli_run *run, const iv_step_report *first)
 static void on_step(void *ctx, const iv_step_report *r)
 {
     session *s = ctx;
+    s->step = r->step;
+    if (!speaks(s)) return;
     if (!s->json && !s->started) print_start(s->run, r);
     s->started = true;
-    s->step = r->step;
     if (!s->json) iv__progress_step(&s->progress, r);
     else if (r->step % s->every == 0 || r->step == s->progress.max_steps) json_step(s->run, r);
 }
@@ -126,6 +141,7 @@ static void on_step(void *ctx, const iv_step_report *r)
 static void on_eval(void *ctx, int64_t step, double loss, double accuracy)
 {
     session *s = ctx;
+    if (!speaks(s)) return;
     if (s->json) {
         printf("{\"step\":%lld,", (long long)step);
         member("val_loss", loss);
@@ -148,7 +164,8 @@ static void on_save(void *ctx, int64_t step, const char *path)
     session *s = ctx;
     snprintf(s->saved, sizeof(s->saved), "%s", path);
     s->saved_step = step;
-    if (!s->json) iv__progress_line(&s->progress, "step %lld: saved %s", (long long)step, path);
+    if (!s->json && speaks(s))
+        iv__progress_line(&s->progress, "step %lld: saved %s", (long long)step, path);
 }
 
 static int stop(void *ctx)
@@ -162,11 +179,12 @@ static void on_log(void *ctx, iv_log_level level, const char *line)
 {
     session *s = ctx;
     (void)level;
-    iv__progress_line(&s->progress, "invar: %s", line);
+    if (speaks(s)) iv__progress_line(&s->progress, "invar: %s", line);
 }
 
 static void print_end(const session *s, const iv_fit_result *f)
 {
+    if (!speaks(s)) return;
     if (s->json) {
         printf("{\"done\":true,\"steps\":%lld,", (long long)f->steps);
         member("loss", f->loss);
@@ -191,11 +209,13 @@ static void print_end(const session *s, const iv_fit_result *f)
 enum { REQUEUED = 75 }; /* EX_TEMPFAIL: to be started again */
 
 /* Rank 0 has the scheduler run this job again. */
-static void requeue(const iv__cli *c, const iv__cli_run *r)
+static void requeue(const session *s)
 {
+    const iv__cli *c = s->cli;
+    const iv__cli_run *r = s->run;
     iv_cluster_info found;
     const char *command = iv_config_str(r->config, "cluster.requeue");
-    if (c->rank != 0 || strcmp(command, "none") == 0) return;
+    if (rank_now(s) != 0 || strcmp(command, "none") == 0) return;
     if (strcmp(command, "auto") == 0) {
         if (iv_cluster_find(r->config, &found) != IV_OK) return;
         command = found.requeue;
@@ -209,8 +229,9 @@ static void requeue(const iv__cli *c, const iv__cli_run *r)
             command, WIFEXITED(status) ? WEXITSTATUS(status) : status, REQUEUED);
 }
 
-static int interrupted(const iv__cli *c, const session *s, const iv_fit_result *f)
+static int interrupted(const session *s, const iv_fit_result *f)
 {
+    const iv__cli *c = s->cli;
     const int number = caught_signal;
     const bool again = (f->stopped & IV_STOP_REQUEUE) != 0;
     const char *name = again               ? "SIGUSR1"
@@ -218,7 +239,7 @@ static int interrupted(const iv__cli *c, const session *s, const iv_fit_result *
                        : number == SIGINT  ? "SIGINT"
                        : ferror(stdout)    ? "the output's reader"
                                            : "another rank";
-    if (c->quiet) { /* rank 0 tells it */
+    if (!speaks(s)) { /* rank 0 tells it */
     } else if (s->saved[0]) {
         iv__cli_fail(c, "stopped by %s after step %lld; checkpoint %s", name, (long long)s->step,
                      s->saved);
@@ -226,25 +247,23 @@ static int interrupted(const iv__cli *c, const session *s, const iv_fit_result *
         iv__cli_fail(c, "stopped by %s after step %lld; no checkpoint, since no --out was given",
                      name, (long long)s->step);
     }
-    if (again) requeue(c, s->run);
+    if (again) requeue(s);
     if (again) return REQUEUED;
     return number ? 128 + number : ferror(stdout) ? 2 : 128 + SIGTERM;
 }
 
 static int fit(const iv__cli *c, const iv__cli_run *r)
 {
-    session s = {.run = r, .json = c->json, .every = iv_config_int(r->config, "log.every")};
+    session s = {.cli = c, .run = r, .json = c->json, .every = iv_config_int(r->config, "log.every")};
     iv_fit_result result;
-    const iv_fit_callbacks full = {&s, on_step, on_eval, on_save, stop},
-                           quiet = {.ctx = &s, .stop = stop};
-    const iv_fit_callbacks *callbacks = c->quiet ? &quiet : &full;
+    const iv_fit_callbacks callbacks = {&s, on_step, on_eval, on_save, stop};
     iv__progress_start(&s.progress, r->trainer,
                        iv__progress_duration(iv_config_str(r->config, "train.max_time")));
-    if (!c->quiet) iv_log_set(c->verbose ? IV_LOG_DEBUG : IV_LOG_INFO, on_log, &s);
-    const iv_status status = iv_trainer_fit(r->trainer, callbacks, &result);
+    iv_log_set(c->verbose ? IV_LOG_DEBUG : IV_LOG_INFO, on_log, &s);
+    const iv_status status = iv_trainer_fit(r->trainer, &callbacks, &result);
     iv_log_set(IV_LOG_INFO, NULL, NULL);
     iv__progress_end(&s.progress);
-    if (status == IV_INTERRUPTED) return interrupted(c, &s, &result);
+    if (status == IV_INTERRUPTED) return interrupted(&s, &result);
     if (status != IV_OK) return iv__cli_status(c, status);
     print_end(&s, &result);
     return 0;
