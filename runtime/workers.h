@@ -29,7 +29,8 @@ typedef struct iv__workers {
     iv__part *shared;     /* [world]: scratch */
     bool unsharded;       /* the first store has the moments of all ranks */
     iv__memory shards[2]; /* moments of this rank while the store has those of all */
-    int64_t steps;        /* passed, or the one under way: says when speeds are measured and shares are dealt anew */
+    int64_t steps; /* passed, or the one under way: says when speeds are measured and shares are
+                      dealt anew */
 } iv__workers;
 
 /* workers_shard.c: runs in which each rank updates its own part of the parameters.  Where nothing

@@ -660,8 +660,8 @@ static iv_status tcp_again(void *link, int64_t timeout_ns, iv_ranks *ranks)
         p->who.fd = -1;
         found[i] = p->who;
     }
-    iv_status s = iv__tcp_again(&l->ranks, ++l->meetings, timeout_ns, l->listener, suspect, found,
-                                alive);
+    iv_status s =
+        iv__tcp_again(&l->ranks, ++l->meetings, timeout_ns, l->listener, suspect, found, alive);
     if (s == IV_OK) {
         forget(l, found, alive);
         s = begin(l, deadline);

@@ -10,11 +10,11 @@
 
 /* Another rank, as the meeting found it. */
 typedef struct iv__tcp_peer {
-    int fd;          /* connected, blocking; -1: this rank itself */
-    int32_t pid;     /* in its own process namespace */
-    uint64_t host;   /* tells machines (and their process namespaces) apart */
-    uint64_t window; /* address of its iv__tcp_window */
-    char name[64];   /* of its machine, for messages */
+    int fd;                     /* connected, blocking; -1: this rank itself */
+    int32_t pid;                /* in its own process namespace */
+    uint64_t host;              /* tells machines (and their process namespaces) apart */
+    uint64_t window;            /* address of its iv__tcp_window */
+    char name[64];              /* of its machine, for messages */
     struct sockaddr_storage at; /* where it listens as long as it lives */
     socklen_t at_size;
 } iv__tcp_peer;

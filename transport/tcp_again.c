@@ -111,9 +111,9 @@ static int32_t missing(meeting *m, bool ask)
     for (int32_t i = 0; i < m->r->world; ++i) {
         if (m->alive[i] || m->gone[i] || m->suspect[i]) continue;
         const iv__tcp_peer *p = &m->peers[i];
-        int fd = ask ? iv__tcp_call((const struct sockaddr *)&p->at, p->at_size,
-                                    iv__now_ns() + SHORT_NS)
-                     : -1;
+        int fd =
+            ask ? iv__tcp_call((const struct sockaddr *)&p->at, p->at_size, iv__now_ns() + SHORT_NS)
+                : -1;
         if (ask && fd < 0 && errno == ECONNREFUSED) m->gone[i] = true;
         else ++n;
         if (fd >= 0) close(fd);

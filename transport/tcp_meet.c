@@ -228,7 +228,7 @@ typedef struct meeting {
     card mine, *cards; /* [world] */
     iv__tcp_peer *peers;
     int listener, door; /* for later meetings; rank 0: for this one, at the main port */
-    char where[300]; /* "node1:29500" */
+    char where[300];    /* "node1:29500" */
 } meeting;
 
 static void write_card(meeting *m, const iv__tcp_window *window)

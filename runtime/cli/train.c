@@ -254,7 +254,8 @@ static int interrupted(const session *s, const iv_fit_result *f)
 
 static int fit(const iv__cli *c, const iv__cli_run *r)
 {
-    session s = {.cli = c, .run = r, .json = c->json, .every = iv_config_int(r->config, "log.every")};
+    session s = {
+        .cli = c, .run = r, .json = c->json, .every = iv_config_int(r->config, "log.every")};
     iv_fit_result result;
     const iv_fit_callbacks callbacks = {&s, on_step, on_eval, on_save, stop};
     iv__progress_start(&s.progress, r->trainer,

@@ -27,10 +27,12 @@ static void goes_on_without(int rank, int number, const char *more, const char *
     assert_int_equal(children_of(pid, ranks, 8), 3);
     kill(ranks[rank], number);
     const int status = end(pid);
-    if (status != 0) fail_msg("signal %d after step %d: status %d\n%s", number, after, status, err_);
+    if (status != 0)
+        fail_msg("signal %d after step %d: status %d\n%s", number, after, status, err_);
     hash_of_run(some);
     if (strcmp(some, expected_) != 0)
-        fail_msg("signal %d after step %d: %s, expected %s\n%s", number, after, some, expected_, err_);
+        fail_msg("signal %d after step %d: %s, expected %s\n%s", number, after, some, expected_,
+                 err_);
     assert_int_equal(count(out_, "\"done\""), 1);
     for (int i = 0; i < 3; ++i) { /* every survivor */
         char log[64];

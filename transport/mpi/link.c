@@ -333,8 +333,7 @@ static iv_status mpi_init(const iv_host *h, const char *args, void **out_self)
     return IV_OK;
 }
 
-static const iv_transport table = {mpi_usable,  mpi_open,   mpi_close,
-                                   mpi_start,   mpi_finish, NULL};
+static const iv_transport table = {mpi_usable, mpi_open, mpi_close, mpi_start, mpi_finish, NULL};
 static const iv_plugin plugin = {
     .abi = IV_PLUGIN_ABI,
     .size = sizeof(iv_plugin),
