@@ -75,4 +75,28 @@ static inline int rank_exit(const ranks *r, int i)
     return WIFEXITED(r->status[i]) ? WEXITSTATUS(r->status[i]) : -WTERMSIG(r->status[i]);
 }
 
+static inline void ranks_number(const char *name, int x)
+{
+    char text[16];
+    snprintf(text, sizeof(text), "%d", x);
+    setenv(name, text, 1);
+}
+
+/* What a launcher leaves, in torchrun's names. */
+static inline void ranks_environment(int rank, int n, int port)
+{
+    unsetenv("INVAR_ISA");
+    unsetenv("INVAR_IMPL");
+    unsetenv("INVAR_THREADS");
+    if (n == 1) return;
+    setenv("TORCHELASTIC_RUN_ID", "test", 1);
+    setenv("MASTER_ADDR", "127.0.0.1", 1);
+    ranks_number("MASTER_PORT", port);
+    ranks_number("RANK", rank);
+    ranks_number("LOCAL_RANK", rank);
+    ranks_number("WORLD_SIZE", n);
+    ranks_number("LOCAL_WORLD_SIZE", n);
+    ranks_number("GROUP_RANK", 0);
+}
+
 #endif

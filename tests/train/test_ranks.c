@@ -30,30 +30,6 @@ typedef struct job {
     bool slow;          /* rank 1 has portable kernels only */
 } job;
 
-static void set_number(const char *name, int x)
-{
-    char text[16];
-    snprintf(text, sizeof(text), "%d", x);
-    setenv(name, text, 1);
-}
-
-/* What a launcher leaves, in torchrun's names. */
-static void set_environment(int rank, int n, int port)
-{
-    unsetenv("INVAR_ISA");
-    unsetenv("INVAR_IMPL");
-    unsetenv("INVAR_THREADS");
-    if (n == 1) return;
-    setenv("TORCHELASTIC_RUN_ID", "test", 1);
-    setenv("MASTER_ADDR", "127.0.0.1", 1);
-    set_number("MASTER_PORT", port);
-    set_number("RANK", rank);
-    set_number("LOCAL_RANK", rank);
-    set_number("WORLD_SIZE", n);
-    set_number("LOCAL_WORLD_SIZE", n);
-    set_number("GROUP_RANK", 0);
-}
-
 static iv_status open_session(session *s, const char *settings)
 {
     session_prepare(s, settings);
@@ -95,7 +71,7 @@ static int train(int rank, int n, int port, const void *arg, char *text)
     session s;
     char all[1024];
     uint64_t losses = 0xcbf29ce484222325u;
-    set_environment(rank, n, port);
+    ranks_environment(rank, n, port);
     snprintf(all, sizeof(all),
              "numerics.mode=invariant device.threads=1 train.batch=16 train.grains=8 train.seed=5 "
              "cluster.timeout=60 %s%s",

@@ -14,36 +14,12 @@ typedef struct job {
     const char *settings;
 } job;
 
-static void set_number(const char *name, int x)
-{
-    char text[16];
-    snprintf(text, sizeof(text), "%d", x);
-    setenv(name, text, 1);
-}
-
-/* What a launcher leaves, in torchrun's names. */
-static void set_environment(int rank, int n, int port)
-{
-    unsetenv("INVAR_ISA");
-    unsetenv("INVAR_IMPL");
-    unsetenv("INVAR_THREADS");
-    if (n == 1) return;
-    setenv("TORCHELASTIC_RUN_ID", "test", 1);
-    setenv("MASTER_ADDR", "127.0.0.1", 1);
-    set_number("MASTER_PORT", port);
-    set_number("RANK", rank);
-    set_number("LOCAL_RANK", rank);
-    set_number("WORLD_SIZE", n);
-    set_number("LOCAL_WORLD_SIZE", n);
-    set_number("GROUP_RANK", 0);
-}
-
 static int train(int rank, int n, int port, const void *arg, char *text)
 {
     const job *j = arg;
     session s;
     iv_fit_result r;
-    set_environment(rank, n, port);
+    ranks_environment(rank, n, port);
     session_prepare(&s, j->settings);
     iv_status status = iv_trainer_open(s.config, s.data, iv_model_build, &s.spec, &s.trainer);
     if (status == IV_OK) status = iv_trainer_fit(s.trainer, NULL, &r);
