@@ -96,6 +96,7 @@ void iv__gpu_device_close(void *dev)
     if (!d) return;
     if (d->context) {
         d->api->use(d->context);
+        if (d->library) d->library_close(d->library);
         iv__gpu_codes_free(d);
         d->api->context_close(d->index, d->context);
     }

@@ -129,6 +129,8 @@ typedef struct gpu_device {
     gpu_code *codes;
     bool exact;
     uint64_t peers; /* bit i: device i's memory is mapped here */
+    void *library;  /* handle of the vendor's matrix products, once they were asked for */
+    void (*library_close)(void *handle);
 } gpu_device;
 
 typedef struct gpu_memory {
@@ -189,7 +191,7 @@ typedef struct gpu_symbol {
 iv_status iv__gpu_library_open(gpu_library *lib, const char *const *names, const char *hint);
 /* IV_UNAVAILABLE names the function that is missing. */
 iv_status iv__gpu_library_find(const gpu_library *lib, const gpu_symbol *list);
-/* Both, unless the list has its addresses already. */
+/* Both, unless the list has its addresses already.  Any thread. */
 iv_status iv__gpu_library_once(const iv_host *host, const char *what, const char *env,
                                const char *const *names, const gpu_symbol *list);
 /* The symbol of a function, which a macro of its header may have chosen. */

@@ -3,6 +3,7 @@
 #include "gpu.h"
 
 #include <dlfcn.h>
+#include <pthread.h>
 #include <stdio.h>
 
 iv_status iv__gpu_library_open(gpu_library *lib, const char *const *names, const char *hint)
@@ -34,10 +35,15 @@ iv_status iv__gpu_library_find(const gpu_library *lib, const gpu_symbol *list)
 iv_status iv__gpu_library_once(const iv_host *host, const char *what, const char *env,
                                const char *const *names, const gpu_symbol *list)
 {
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     gpu_library lib = {.host = host, .what = what, .env = env};
-    if (*list->at) return IV_OK;
-    iv_status s = iv__gpu_library_open(&lib, names, "install it");
-    if (s == IV_OK) s = iv__gpu_library_find(&lib, list);
-    if (s != IV_OK) *list->at = NULL;
+    iv_status s = IV_OK;
+    pthread_mutex_lock(&lock);
+    if (!*list->at) {
+        s = iv__gpu_library_open(&lib, names, "install it");
+        if (s == IV_OK) s = iv__gpu_library_find(&lib, list);
+        if (s != IV_OK) *list->at = NULL;
+    }
+    pthread_mutex_unlock(&lock);
     return s;
 }

@@ -3,34 +3,9 @@
  * stand-in would end with status 97), and the checkpoint written before is whole.
  *
  *   test_gpu_faults cuda|hip      the stand-in is in INVAR_CUDA_LIB or INVAR_HIP_LIB */
-#include "unit/temporary.h"
-
-#include <sys/stat.h>
-#include <sys/wait.h>
+#include "run.h"
 
 static const char *kind;
-static char out_[1 << 16], err_[1 << 14];
-
-static void slurp(const char *path, char *text, size_t size)
-{
-    FILE *f = fopen(path, "rb");
-    assert_non_null(f);
-    text[fread(text, 1, size - 1, f)] = 0;
-    fclose(f);
-}
-
-/* Runs `ENVIRONMENT invar ARGS` by the shell in the folder; its exit status, 124 after five
- * minutes. */
-static int run(const char *environment, const char *args)
-{
-    char command[4096];
-    snprintf(command, sizeof(command), "cd '%s' && %s timeout 300 '%s' %s >out.txt 2>err.txt",
-             folder_, environment, INVAR_CLI, args);
-    const int status = system(command);
-    slurp(at("out.txt"), out_, sizeof(out_));
-    slurp(at("err.txt"), err_, sizeof(err_));
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000;
-}
 
 #define TRAIN                                                                                      \
     "train --model mlp --data idx:images --json --numerics invariant --precision 32-true --batch " \
@@ -94,34 +69,6 @@ static void every_fault_ends_well(void **state)
         fail_msg("invar %s\n  said: %s%s", args, out_, err_);
 }
 
-static void put_u32(FILE *f, uint32_t x)
-{
-    for (int i = 3; i >= 0; --i) fputc((int)(x >> (8 * i) & 255), f);
-}
-
-/* 40 images of 8 x 8 with labels, for each part. */
-static int files(void **state)
-{
-    static const char *const parts[] = {"train", "t10k"};
-    if (temporary_make(state) != 0 || mkdir(at("images"), 0777) != 0) return -1;
-    for (int p = 0; p < 2; ++p) {
-        char name[64];
-        snprintf(name, sizeof(name), "images/%s-images-idx3-ubyte", parts[p]);
-        FILE *f = fopen(at(name), "wb");
-        if (!f) return -1;
-        put_u32(f, 0x803), put_u32(f, 40), put_u32(f, 8), put_u32(f, 8);
-        for (int i = 0; i < 40 * 64; ++i) fputc((i * 7 + i / 64 * 13) % 251, f);
-        fclose(f);
-        snprintf(name, sizeof(name), "images/%s-labels-idx1-ubyte", parts[p]);
-        f = fopen(at(name), "wb");
-        if (!f) return -1;
-        put_u32(f, 0x801), put_u32(f, 40);
-        for (int i = 0; i < 40; ++i) fputc(i % 10, f);
-        fclose(f);
-    }
-    return 0;
-}
-
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(every_fault_ends_well)};
@@ -130,5 +77,5 @@ int main(int argc, char **argv)
         printf("skipped: no stand-in is named\n");
         return 77;
     }
-    return cmocka_run_group_tests(tests, files, temporary_remove);
+    return cmocka_run_group_tests(tests, session_files, temporary_remove);
 }

@@ -3,32 +3,9 @@
  * backend ends with one line and status 2.
  *
  *   test_gpu_start cuda|hip      the stand-in is in INVAR_CUDA_LIB or INVAR_HIP_LIB */
-#include "unit/temporary.h"
-
-#include <sys/wait.h>
+#include "run.h"
 
 static const char *kind, *variable, *standin;
-static char out_[1 << 16], err_[1 << 14];
-
-static void slurp(const char *path, char *text, size_t size)
-{
-    FILE *f = fopen(path, "rb");
-    assert_non_null(f);
-    text[fread(text, 1, size - 1, f)] = 0;
-    fclose(f);
-}
-
-/* Runs `ENVIRONMENT invar ARGS` by the shell in the folder; its exit status. */
-static int run(const char *environment, const char *args)
-{
-    char command[4096];
-    snprintf(command, sizeof(command), "cd '%s' && %s '%s' %s >out.txt 2>err.txt", folder_,
-             environment, INVAR_CLI, args);
-    const int status = system(command);
-    slurp(at("out.txt"), out_, sizeof(out_));
-    slurp(at("err.txt"), err_, sizeof(err_));
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000;
-}
 
 /* The line of `invar devices` that begins with the backend's kind. */
 static const char *line_of_kind(void)
@@ -60,7 +37,7 @@ static void unusable(const char *environment, const char *part)
 
 static const char *set(const char *fmt, const char *value)
 {
-    static char text[1024];
+    static char text[2048];
     snprintf(text, sizeof(text), fmt, variable, value);
     return text;
 }
@@ -105,14 +82,6 @@ static void no_optional_function(void **state)
     assert_non_null(strstr(out_, "invariant numerics: yes"));
 }
 
-static int files(void **state)
-{
-    if (temporary_make(state) != 0) return -1;
-    FILE *f = fopen(at("text.txt"), "w");
-    for (int i = 0; f && i < 500; ++i) fputs("the same words again ", f);
-    return f ? fclose(f) : -1;
-}
-
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -129,5 +98,5 @@ int main(int argc, char **argv)
         printf("skipped: %s names no stand-in\n", variable);
         return 77;
     }
-    return cmocka_run_group_tests(tests, files, temporary_remove);
+    return cmocka_run_group_tests(tests, session_files, temporary_remove);
 }

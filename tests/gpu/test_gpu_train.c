@@ -2,14 +2,14 @@
  * optimizer state on a GPU backend as on cpu:0.  Run once for each backend, on its stand-in where
  * there is no device; most of the time goes into running the kernels there, so few, small steps.
  *
- *   test_gpu_train cuda|hip [STEPS [FILTER]]     FILTER: only the tests that match, as "gpt*" */
+ *   test_gpu_train cuda|hip [STEPS [FILTER]]     FILTER: only the tests that match, as "*_f32" */
 #include "train/session.h"
 
 #include "conformance/hal.h"
 
 #define COMMON "numerics.mode=invariant train.grains=4 train.seed=5 train.clip=0.5 "
 #define GPT                                                                                        \
-    COMMON "train.batch=4 model.name=gpt model.layers=1 model.heads=2 model.width=32 "             \
+    COMMON "train.batch=4 model.name=gpt model.layers=1 model.heads=2 model.width=16 "             \
            "model.context=16 "
 #define CNN COMMON "train.batch=4 model.name=cnn model.channels=4 "
 

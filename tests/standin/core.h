@@ -36,6 +36,7 @@ typedef enum sc_status {
 } sc_status;
 
 enum { SC_EXIT_MISUSE = 97 };
+#define SC_EXPORT __attribute__((visibility("default")))
 
 /* ---- options, calls, reports (core.c) ---- */
 
@@ -56,6 +57,9 @@ const sc_options *sc_options_get(void);
  * once if a fault was asked for, else SC_OK.  `function` is the exported name, a literal. */
 sc_status sc_enter(const char *function);
 
+/* Calls of a function so far.  Every stand-in exports it, for tests. */
+SC_EXPORT int64_t sc_calls(const char *function);
+
 /* Name of a status as in statuses.def. */
 const char *sc_status_name(sc_status s);
 
@@ -65,8 +69,8 @@ void sc_misuse(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* A line for the report only (statistics of kernels). */
 void sc_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
-/* Misuse seen so far.  Exported by each stand-in as sc_misuse_count for tests. */
-int64_t sc_misuses(void);
+/* Misuse seen so far.  Exported too. */
+SC_EXPORT int64_t sc_misuses(void);
 
 /* ---- handles (core.c): what is alive, for leaks and wrong handles ---- */
 

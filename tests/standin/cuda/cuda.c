@@ -131,12 +131,6 @@ static int32_t number(const char *variable, int32_t otherwise)
     return text && *text ? atoi(text) : otherwise;
 }
 
-EXPORT int64_t sc_misuse_count(void);
-int64_t sc_misuse_count(void)
-{
-    return sc_misuses();
-}
-
 /* ---- driver and devices ---- */
 
 EXPORT CUresult cuDriverGetVersion(int *version)

@@ -14,7 +14,8 @@
 #define DESC_ATTRIBUTE cublasLtMatmulDescAttributes_t
 #define LAYOUT_ATTRIBUTE cublasLtMatrixLayoutAttribute_t
 #define PREF_ATTRIBUTE cublasLtMatmulPreferenceAttributes_t
-#define BIAS_ALSO -2 /* no other type than the output's */
+#define BIAS_ALSO -2      /* no other type than the output's */
+#define DEFAULT_ALIGN 256 /* unless a preference says less */
 #include "lt.inc"
 
 const char *cublasLtGetStatusName(cublasStatus_t s)

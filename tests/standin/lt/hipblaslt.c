@@ -15,6 +15,7 @@
 #define LAYOUT_ATTRIBUTE hipblasLtMatrixLayoutAttribute_t
 #define PREF_ATTRIBUTE hipblasLtMatmulPreferenceAttributes_t
 #define BIAS_ALSO HIP_R_32F /* the type of the scale */
+#define DEFAULT_ALIGN 1     /* there is no preference for it */
 #include "lt.inc"
 
 static hipblasStatus_t vendor_preference(preference *p, int which, const void *value, size_t size)
