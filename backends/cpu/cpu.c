@@ -212,11 +212,10 @@ static iv_status cpu_device_info(void *dev, iv_device_info *out)
     out->has_f64 = out->exact = true;
     bool tiles = iv__isa_has_tiles(d->level);
     out->native_bf16 = tiles || (iv__isa_is_widest(d->level) && iv__isa_has_avx512_bf16());
-    snprintf(out->notes, sizeof(out->notes), "%s%s",
+    snprintf(out->notes, sizeof(out->notes), "%s",
              tiles              ? "AMX bf16 tiles"
              : out->native_bf16 ? "AVX512-BF16"
-                                : "bf16 emulated",
-             ", f16 emulated");
+                                : "");
     return IV_OK;
 }
 

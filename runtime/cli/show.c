@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* "name":"text", with a comma before it unless it is the first. */
+/* ,"name":"text" */
 static void member(const char *name, const char *text)
 {
     printf(",\"%s\":", name);
@@ -109,14 +109,25 @@ static void policy_text(const char *name)
     free(text);
 }
 
-int iv__cli_plugins(iv__cli *c)
+static void plugins_of(const iv__cli *c, const char *kind)
 {
     iv_plugin_info p;
     for (int32_t i = 0; iv_plugin_entry(i, &p); ++i) {
+        if (strcmp(p.kind, kind) != 0) continue;
         if (c->json) plugin_json(&p);
         else plugin_text(&p, c->verbose);
-        if (!c->json && c->verbose && !p.refused[0] && strcmp(p.kind, "precision") == 0)
+        if (!c->json && c->verbose && !p.refused[0] && strcmp(kind, "precision") == 0)
             policy_text(p.name);
+    }
+}
+
+int iv__cli_plugins(iv__cli *c)
+{
+    iv_plugin_info p, earlier;
+    for (int32_t i = 0; iv_plugin_entry(i, &p); ++i) {
+        int32_t first = 0;
+        while (iv_plugin_entry(first, &earlier) && strcmp(earlier.kind, p.kind) != 0) ++first;
+        if (first == i) plugins_of(c, p.kind);
     }
     return 0;
 }
@@ -133,8 +144,8 @@ int iv__cli_env(iv__cli *c)
             member("help", help);
             puts("}");
         } else {
-            printf("%-18s %s%s%s\n", name, help, value ? "\n" : "", "");
-            if (value) printf("%18s = %s\n", "", value);
+            printf("%-22s %s\n", name, help);
+            if (value) printf("%22s = %s\n", "", value);
         }
     }
     return 0;
