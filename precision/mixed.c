@@ -23,6 +23,17 @@ static const iv__policy_spec mixed_spec = {.name = mixed_name,
                                            .list = IV_LIST_DEFAULT,
                                            .scaler = IV_SCALER_GRAD,
                                            .adjust = choose_low};
-IV_POLICY_VTABLE(mixed)
+
+/* Of all policies this one shows the lists that `ops` chooses from. */
+static size_t describe(void *run, char *dst, size_t size)
+{
+    static const char title[] = "\nlists of operators, and what an operator runs in:\n";
+    const size_t head = iv__policy_describe(run, dst, size) - 1, n = head + sizeof(title) - 1;
+    if (head < size) snprintf(dst + head, size - head, "%s", title);
+    return n + iv__oplist_text(n < size ? dst + n : NULL, n < size ? size - n : 0);
+}
+
+static const iv_precision mixed_vtable = IV_POLICY_TABLE(mixed, describe);
+IV_POLICY_INIT(mixed)
 const iv_plugin iv__plugin_mixed =
     IV_POLICY_PLUGIN(mixed, "the base of the mixed policies: f32 parameters, products in `low`");

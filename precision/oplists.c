@@ -2,6 +2,7 @@
  * know have the class of the nearest one that it does: rmsnorm that of layernorm. */
 #include "oplists.h"
 
+#include <stdio.h>
 #include <string.h>
 
 enum { L = IV_CAST_LOWER, F = IV_CAST_F32, W = IV_CAST_WIDEST, K = IV_CAST_KEEP, D = 255 };
@@ -81,4 +82,22 @@ iv_cast_class iv__oplist_class(iv__oplist list, const char *op, iv_cast_class fa
     int i = iv__oplist_row(op);
     if (i < 0 || table[i].cls[list] == D) return fallback;
     return (iv_cast_class)table[i].cls[list];
+}
+
+size_t iv__oplist_text(char *dst, size_t size)
+{
+    static const char *const words[] = {[L] = "low", [F] = "f32", [W] = "widest", [K] = "keep"};
+    size_t at = 0;
+#define PUT(...)                                                                                   \
+    at += (size_t)snprintf(at < size ? dst + at : NULL, at < size ? size - at : 0, __VA_ARGS__)
+    PUT("%-18s", "ops=");
+    for (int k = IV_LIST_DEFAULT + 1; k < IV_LIST_COUNT; ++k)
+        PUT(" %-*s", k + 1 < IV_LIST_COUNT ? 6 : 0, list_names[k]);
+    for (int i = 0; i < ROWS; ++i) {
+        PUT("\n%-18s", table[i].op);
+        for (int k = IV_LIST_DEFAULT + 1; k < IV_LIST_COUNT; ++k)
+            PUT(" %-*s", k + 1 < IV_LIST_COUNT ? 6 : 0, words[table[i].cls[k]]);
+    }
+#undef PUT
+    return at + 1;
 }

@@ -13,6 +13,8 @@
 
 #include "../runtime/plugin.h"
 
+#include <stddef.h>
+
 typedef enum iv__oplist {
     IV_LIST_DEFAULT,
     IV_LIST_CUDA,
@@ -31,5 +33,8 @@ const char *iv__oplist_name(iv__oplist list);
 iv_cast_class iv__oplist_class(iv__oplist list, const char *op, iv_cast_class fallback);
 /* The row of the table that an operator or its gradient belongs to; -1: none. */
 int iv__oplist_row(const char *op);
+/* The table as text: a line for each operator, what every list but `default` makes of it.  Returns
+ * the bytes needed, the final 0 included. */
+size_t iv__oplist_text(char *dst, size_t size);
 
 #endif

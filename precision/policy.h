@@ -89,20 +89,17 @@ typedef struct iv__policy_self {
         "scaler", "algorithm: grad, apex, zero, fused or hysteresis"                               \
     }
 
-/* Defines the descriptor of the plugin `id` from its spec and table of options. */
+/* The table of functions of plugin `id`, with its table of options and a `describe`. */
+#define IV_POLICY_TABLE(id, describe_)                                                             \
+    {                                                                                              \
+        .options = id##_options, .open = iv__policy_open, .close = iv__policy_close,               \
+        .policy = iv__policy_get, .classify = iv__policy_class, .loss_scale = iv__policy_scale,    \
+        .on_grads = iv__policy_judge, .save = iv__policy_save, .load = iv__policy_load,            \
+        .describe = (describe_),                                                                   \
+    }
+/* Defines the table and the descriptor's `init` of the plugin `id`, from its spec. */
 #define IV_POLICY_VTABLE(id)                                                                       \
-    static const iv_precision id##_vtable = {                                                      \
-        .options = id##_options,                                                                   \
-        .open = iv__policy_open,                                                                   \
-        .close = iv__policy_close,                                                                 \
-        .policy = iv__policy_get,                                                                  \
-        .classify = iv__policy_class,                                                              \
-        .loss_scale = iv__policy_scale,                                                            \
-        .on_grads = iv__policy_judge,                                                              \
-        .save = iv__policy_save,                                                                   \
-        .load = iv__policy_load,                                                                   \
-        .describe = iv__policy_describe,                                                           \
-    };                                                                                             \
+    static const iv_precision id##_vtable = IV_POLICY_TABLE(id, iv__policy_describe);              \
     IV_POLICY_INIT(id)
 #define IV_POLICY_INIT(id)                                                                         \
     static iv_status id##_init(const iv_host *host, const char *args, void **out_self)             \

@@ -514,7 +514,10 @@ iv_status iv_graph_differentiate(iv_graph *g)
     IV_TRY(iv_graph_status(g));
     if (g->loss < 0)
         IV_FAIL(IV_INVALID, "differentiating: the graph has no loss (iv_graph_set_loss)");
-    if (g->differentiated) IV_FAIL(IV_INVALID, "differentiating: done already");
+    if (g->differentiated)
+        IV_FAIL(IV_INVALID,
+                "differentiating: done already [hint: a trainer does it, under its loss "
+                "scale]");
     int64_t n_forward = g->n_nodes;
     uint8_t *wanted;
     IV_TRY(iv__calloc(g->n_values, 1, "marks", &wanted));

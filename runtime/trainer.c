@@ -346,6 +346,7 @@ static iv_status finish_sums(iv_trainer *t, double *out_loss)
 {
     for (int64_t i = 0; i < t->workers.n_replicas; ++i)
         IV_TRY(iv__store_add_summands(t->workers.replicas[i]->store));
+    IV_TRY(iv__workers_share_gradients(&t->workers));
     return iv__program_loss(t, iv__replica_last(t->workers.replicas[0]), out_loss);
 }
 
@@ -501,10 +502,6 @@ iv_status iv_trainer_grad_norms(iv_trainer *t, double *out)
     const char *p = iv_config_str(t->config, "train.track_norm");
     if (!*p)
         IV_FAIL(IV_INVALID, "norms of gradients are not tracked [hint: --set train.track_norm=2]");
-    if (t->workers.sharded)
-        IV_FAIL(IV_UNSUPPORTED,
-                "train.track_norm with --strategy %s: a rank has the gradients of its part only",
-                iv_config_str(t->config, "cluster.strategy"));
     return iv__optim_norms(t->workers.replicas[0]->optim, norm_p(p), out);
 }
 

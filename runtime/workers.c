@@ -194,6 +194,7 @@ static iv_status choose_strategy(const iv_trainer *t, iv__workers *w, int64_t ow
     if (strcmp(name, "deepspeed") == 0)
         IV_TRY(iv__deepspeed_stage(t->config, w->comm->ranks.world, &stage));
     w->sharded = stage > 0 && w->comm->ranks.world > 1;
+    w->tracked = w->sharded && *iv_config_str(t->config, "train.track_norm");
     if (strcmp(name, "fsdp") == 0)
         IV_FAIL(IV_UNSUPPORTED, "--strategy fsdp: this version does not shard parameters "
                                 "[hint: ddp_sharded shards the optimizer's state]");

@@ -26,6 +26,7 @@ typedef struct iv__workers {
     void *out;            /* where the sums of all arrive; may be a part */
     iv__memory out_mem;   /* `out`, if no device has its gradients in host memory */
     bool sharded;         /* each rank updates its own part of the parameters */
+    bool tracked;         /* sharded, and every rank gets all gradients (train.track_norm) */
     iv__part *shared;     /* [world]: scratch */
     bool unsharded;       /* the first store has the moments of all ranks */
     iv__memory shards[2]; /* moments of this rank while the store has those of all */
@@ -36,8 +37,10 @@ typedef struct iv__workers {
 /* workers_shard.c: runs in which each rank updates its own part of the parameters.  Where nothing
  * is sharded, all of this does nothing. */
 int64_t iv__shard_segments(const iv__store *s, int32_t world, iv__segment *out);
-/* Sums of blocks of the norm, and updated parameters, of every rank come to every rank. */
+/* Sums of blocks of the norm, and updated parameters, of every rank come to every rank; gradients
+ * too where norms of each are tracked. */
 iv_status iv__workers_share_blocks(iv__workers *w);
+iv_status iv__workers_share_gradients(iv__workers *w);
 iv_status iv__workers_share_params(iv__workers *w);
 /* For saving and loading: the first store gets room for the moments of all ranks.  IV_UNSHARD_ROOT:
  * on rank 0, with their values; EVERY: on every rank, with their values; EMPTY: on every rank.

@@ -101,6 +101,17 @@ iv_status iv__workers_share_blocks(iv__workers *w)
     return IV_OK;
 }
 
+iv_status iv__workers_share_gradients(iv__workers *w)
+{
+    const iv__store *s = w->replicas[0]->store;
+    int64_t b = (int64_t)iv_dtype_bytes(s->type);
+    iv__memory gradients = s->grad_mem;
+    if (!w->tracked) return IV_OK;
+    gradients.bytes = s->param_elems * b; /* what lies behind is every rank's already */
+    parts_of(w, 1, b, 0, w->shared);
+    return exchange(w, &gradients, w->shared);
+}
+
 iv_status iv__workers_share_params(iv__workers *w)
 {
     const iv__optim *o = w->replicas[0]->optim;

@@ -1,16 +1,20 @@
 """Makes scalers.txt: what loss scalers do over random patterns of overflows.
 
     pip install torch; python scalers.py > scalers.txt
+    python scalers.py DEEPSPEED APEX > again.txt; cmp scalers.txt again.txt
 
 grad is PyTorch's own torch.amp.GradScaler, run on the CPU with a parameter whose gradient is made
 infinite; its scale is compared after each update.  The others are written here a second time, in
-Python floats, from the published descriptions of Apex, DeepSpeed and Megatron.
+Python floats, from the published descriptions of Apex, DeepSpeed and Megatron.  With the folders of
+sources of DeepSpeed (0.16.4 was used) and Apex, their own update functions run instead: zero, fused
+and apex have the same lines.
 
 A line: algorithm, and for each 100 patterns a hash (FNV-1a, 64 bits) of the bits of the f32 scale
 after every step.  Pattern k of an algorithm comes from the generator below, seeded with k; the test
 (tests/plugins/test_scaler.c) has the same generator.
 """
-import struct, sys
+import ast, struct, sys
+from types import SimpleNamespace
 
 PATTERNS, STEPS, BLOCK = 10000, 48, 100
 M64 = (1 << 64) - 1
@@ -118,17 +122,62 @@ def hysteresis(p):
         yield scale
 
 
+class Quiet:
+    """Stands for loggers and ranks."""
+    def __getattr__(self, name): return Quiet()
+    def __call__(self, *a, **k): return Quiet()
+
+
+def method(path, cls, name):
+    """A method of a class in a source file, without importing the file."""
+    found = [f for c in ast.parse(open(path).read()).body if isinstance(c, ast.ClassDef) and c.name == cls
+             for f in c.body if isinstance(f, ast.FunctionDef) and f.name == name]
+    scope = dict(dist=Quiet(), torch=Quiet(), logger=Quiet(), LossScaler=SimpleNamespace(has_fused_kernel=False))
+    exec(compile(ast.Module(found, []), path, "exec"), scope)
+    return scope[name]
+
+
+def originals(deepspeed, apex_):
+    zero_update = method(deepspeed + "/deepspeed/runtime/fp16/loss_scaler.py", "DynamicLossScaler", "update_scale")
+    fused_update = method(deepspeed + "/deepspeed/runtime/fp16/fused_optimizer.py", "FP16_Optimizer", "_update_scale")
+    apex_update = method(apex_ + "/apex/amp/scaler.py", "LossScaler", "update_scale")
+
+    def zero(p):
+        s = SimpleNamespace(cur_scale=p.init, cur_iter=0, last_overflow_iter=-1, scale_factor=2.0, scale_window=p.window,
+                            min_scale=p.least or 1.0, delayed_shift=p.hysteresis, cur_hysteresis=p.hysteresis,
+                            consecutive_hysteresis=p.refill, raise_error_at_min_scale=False, dtype=None)
+        for bad in p.overflow:
+            zero_update(s, bad)
+            yield s.cur_scale
+
+    def fused(p):
+        s = SimpleNamespace(cur_scale=p.init, cur_iter=0, last_overflow_iter=-1, scale_factor=2.0, scale_window=p.window,
+                            min_loss_scale=p.least or 1.0, dynamic_loss_scale=True, verbose=False)
+        for bad in p.overflow:
+            fused_update(s, bad)
+            yield s.cur_scale
+
+    def apex(p):
+        s = SimpleNamespace(dynamic=True, _loss_scale=p.init, _unskipped=0, _has_overflow=False, _scale_seq_len=p.window,
+                            _min_loss_scale=p.least or None, _max_loss_scale=2.0**24)
+        for s._has_overflow in p.overflow:
+            apex_update(s)
+            yield s._loss_scale
+
+    return grad, apex, zero, fused, hysteresis
+
+
 def bits(x):
     """f32 bits; DeepSpeed's and Apex's floats may leave f32 upwards: our scale stays where it was."""
     return struct.unpack("I", struct.pack("f", x))[0]
 
 
-for f in (grad, apex, zero, fused, hysteresis):
+for f in originals(*sys.argv[1:]) if len(sys.argv) > 1 else (grad, apex, zero, fused, hysteresis):
     for block in range(PATTERNS // BLOCK):
         h = 0xCBF29CE484222325
         for k in range(block * BLOCK, (block + 1) * BLOCK):
             p = Pattern(k)
-            if f in (zero, fused) and p.init > 2.0**24: p.init = 2.0**24  # no upper bound there
+            if f.__name__ in ("zero", "fused") and p.init > 2.0**24: p.init = 2.0**24  # no upper bound there
             for x in f(p):
                 for byte in struct.pack("I", bits(x)): h = ((h ^ byte) * 0x100000001B3) & M64
         print(f.__name__, block, "%016x" % h)

@@ -2,6 +2,8 @@
  * operators, DeepSpeed's files.  Names as in test_precision.c. */
 #include "train/policies.h"
 
+#include "../precision/oplists.h"
+
 /* ---- going on ---- */
 
 static void gotcha_9_every_policy_resumes_with_the_same_bits(void **state)
@@ -316,7 +318,59 @@ static void lists_give_other_types(void **state)
     }
 }
 
-int main(void)
+/* Operators of ours that stand in the lists of the originals: in the low type, in f32. */
+static void lists_are_those_of_the_originals(void **state)
+{
+    static const struct {
+        const char *list, *low, *full, *widest;
+    } rows[] = {
+        {"cuda", "matmul conv2d attention",
+         "cross_entropy_rows softmax log_softmax layernorm sum exp log pow rsqrt",
+         "add sub mul div maximum minimum concat"},
+        {"cpu", "matmul conv2d attention", "cross_entropy_rows",
+         "add sub mul div maximum minimum concat"},
+        {"hpu", "matmul conv2d attention softmax log_softmax layernorm batchnorm dropout mul",
+         "cross_entropy_rows embedding exp log pow div", "add sub maximum minimum concat"},
+        {"apex", "matmul conv2d attention",
+         "cross_entropy_rows softmax log_softmax layernorm gelu sum exp log pow rsqrt",
+         "add sub mul div maximum minimum concat"},
+    };
+    static const char *const own[] = {"rmsnorm", "gelu_tanh"}; /* as layernorm, as gelu */
+    char *text;
+    (void)state;
+    WORKS(iv_precision_text("mixed", &text));
+    if (!strstr(text, "ops=               cuda   cpu    hpu    hpu-o2 apex   true\n"))
+        fail_msg("there is no table in \"%s\"", text);
+    free(text);
+    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); ++i) {
+        const iv__oplist list = iv__oplist_find(rows[i].list);
+        int counts[IV_CAST_CLASS_COUNT] = {0};
+        for (int k = 0; k < 3; ++k) {
+            static const iv_cast_class classes[] = {IV_CAST_LOWER, IV_CAST_F32, IV_CAST_WIDEST};
+            char names[256], *rest = names, *name;
+            snprintf(names, sizeof(names), "%s",
+                     k == 0   ? rows[i].low
+                     : k == 1 ? rows[i].full
+                              : rows[i].widest);
+            for (; (name = strsep(&rest, " ")); ++counts[classes[k]])
+                if (iv__oplist_class(list, name, IV_CAST_KEEP) != classes[k])
+                    fail_msg("list %s: %s is in class %d, expected %d", rows[i].list, name,
+                             iv__oplist_class(list, name, IV_CAST_KEEP), classes[k]);
+        }
+        int found[IV_CAST_CLASS_COUNT] = {0};
+        for (int op = 0; op < IV_OP_COUNT; ++op)
+            if (iv__oplist_row(iv__ops[op].name) >= 0 && !strstr(iv__ops[op].name, "grad") &&
+                !strstr(iv__ops[op].name, "running") && strcmp(iv__ops[op].name, own[0]) != 0 &&
+                strcmp(iv__ops[op].name, own[1]) != 0)
+                ++found[iv__oplist_class(list, iv__ops[op].name, IV_CAST_KEEP)];
+        for (int c = 0; c < IV_CAST_CLASS_COUNT; ++c)
+            if (c != IV_CAST_KEEP && found[c] != counts[c])
+                fail_msg("list %s: %d operators in class %d, expected %d", rows[i].list, found[c],
+                         c, counts[c]);
+    }
+}
+
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gotcha_9_every_policy_resumes_with_the_same_bits),
@@ -329,6 +383,8 @@ int main(void)
         cmocka_unit_test(gotcha_33_hpu_lists_are_validated),
         cmocka_unit_test(deepspeed_files_are_read_and_refused),
         cmocka_unit_test(lists_give_other_types),
+        cmocka_unit_test(lists_are_those_of_the_originals),
     };
+    if (argc > 1) cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, session_files, temporary_remove);
 }

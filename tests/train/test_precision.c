@@ -253,6 +253,55 @@ static void gotcha_8_a_run_of_overflows_ends_by_name(void **state)
     session_close(&s);
 }
 
+/* Row 4: however many parts a step has (passes, devices, parameters with and without decay), the
+ * scale moves once. */
+static void gotcha_4_the_scale_moves_once_a_step(void **state)
+{
+    static const char *const cuts[] = {"", "train.batch=2 train.accumulate=4",
+                                       "device.devices=cpu:0,cpu:0"};
+    static const double want[] = {256, 512, 1024, 512, 1024};
+    (void)state;
+    for (int i = 0; i < 3; ++i) {
+        session s;
+        iv_step_report r;
+        open_with(&s, GPT, "16-mixed(init_scale=256,window=1)", cuts[i]);
+        inject("step=3,grain=3,param=wte.weight");
+        for (int k = 0; k < 5; ++k) {
+            WORKS(iv_trainer_step(s.trainer, &r));
+            if (r.scale != want[k] || (r.outcome == IV_APPLIED) != (k != 2))
+                fail_msg("'%s', step %d: scale %g, outcome %d", cuts[i], k + 1, r.scale, r.outcome);
+        }
+        inject(NULL);
+        session_close(&s);
+    }
+}
+
+static iv_status differentiates(void *spec, iv_graph *g, int64_t batch, bool train,
+                                iv_model_io *out)
+{
+    iv_status s = iv_model_build(spec, g, batch, train, out);
+    return s == IV_OK && train ? iv_graph_differentiate(g) : s;
+}
+
+/* Row 6: the backward pass is the trainer's, which scales the loss; one of one's own is refused. */
+static void gotcha_6_a_backward_pass_of_ones_own_is_refused(void **state)
+{
+    static const char *const ps[] = {"16-mixed", "32-true"};
+    (void)state;
+    for (int i = 0; i < 2; ++i) {
+        char settings[256];
+        session s;
+        snprintf(settings, sizeof(settings), "%s precision.name=%s", GPT, ps[i]);
+        session_prepare(&s, settings);
+        assert_int_equal(iv_trainer_open(s.config, s.data, differentiates, &s.spec, &s.trainer),
+                         IV_INVALID);
+        if (!strstr(iv_error_message(), "under its loss scale"))
+            fail_msg("%s: \"%s\"", ps[i], iv_error_message());
+        s.trainer = NULL;
+        session_close(&s);
+    }
+}
+
 /* ---- clipping and norms ---- */
 
 /* Rows 1 and 2: the scale is a power of two and bf16 has f32's range: it must leave no trace, with
@@ -346,7 +395,7 @@ static void detect_anomaly_names_the_first_node(void **state)
     assert_true(equal(&a, &b));
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(selection_follows_the_table),
@@ -354,10 +403,13 @@ int main(void)
         cmocka_unit_test(gotcha_5_and_7_an_overflow_skips_one_step_and_changes_nothing),
         cmocka_unit_test(gotcha_12_nonfinite_gradients_stop_before_anything_changes),
         cmocka_unit_test(gotcha_3_a_step_without_targets_changes_nothing),
+        cmocka_unit_test(gotcha_4_the_scale_moves_once_a_step),
+        cmocka_unit_test(gotcha_6_a_backward_pass_of_ones_own_is_refused),
         cmocka_unit_test(gotcha_8_a_run_of_overflows_ends_by_name),
         cmocka_unit_test(gotcha_1_and_2_clipping_sees_unscaled_gradients),
         cmocka_unit_test(norms_of_any_p),
         cmocka_unit_test(detect_anomaly_names_the_first_node),
     };
+    if (argc > 1) cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, session_files, temporary_remove);
 }

@@ -13,7 +13,8 @@
 static const struct {
     const char *name, *settings;
 } runs[] = {
-    {"gpt f32", GPT "precision.name=32-true train.clip=0.5 optim.schedule=cosine optim.warmup=2 "},
+    {"gpt f32", GPT "precision.name=32-true train.clip=0.5 optim.schedule=cosine optim.warmup=2 "
+                    "train.track_norm=2 "},
     {"gpt bf16", GPT "precision.name=bf16-mixed model.dropout=0.1 train.clip=1 "},
     {"gpt f64", GPT "precision.name=64-true optim.name=adam train.batch=8 train.accumulate=2 "},
     {"gpt fp8", GPT "precision.name=fp8 train.batch=8 train.accumulate=2 "},
@@ -51,6 +52,23 @@ static iv_status steps(session *s, const job *j, int rank, uint64_t *losses)
     return IV_OK;
 }
 
+/* The norms of the last step's gradients, where they are tracked. */
+static iv_status add_norms(session *s, uint64_t *losses)
+{
+    enum { MOST = 64 };
+    double norms[MOST] = {0};
+    if (!*iv_config_str(s->config, "train.track_norm")) return IV_OK;
+    if (iv_trainer_param_count(s->trainer) > MOST)
+        return iv_error_set(IV_INTERNAL, "more than %d parameters", MOST);
+    IV_TRY(iv_trainer_grad_norms(s->trainer, norms));
+    for (int i = 0; i < MOST; ++i) {
+        uint64_t bits;
+        memcpy(&bits, &norms[i], 8);
+        *losses = (*losses ^ bits) * 0x100000001b3u;
+    }
+    return IV_OK;
+}
+
 static iv_status hashes(session *s, uint64_t losses, char *text)
 {
     char a[33], b[33];
@@ -82,6 +100,7 @@ static int train(int rank, int n, int port, const void *arg, char *text)
     if (status == IV_OK) iv_trainer_info_get(s.trainer, &info);
     if (info.world != n) status = iv_error_set(IV_INTERNAL, "%d ranks of %d", info.world, n);
     if (status == IV_OK) status = steps(&s, j, rank, &losses);
+    if (status == IV_OK) status = add_norms(&s, &losses);
     if (status == IV_OK) status = hashes(&s, losses, text);
     if (status != IV_OK) snprintf(text, RANK_TEXT, "%s", iv_error_message());
     if (j->slow && s.trainer) {
