@@ -96,6 +96,7 @@ static void mf_clear(mf_fs *fs, const char *path)
 
 static void mf_put(mf_inode *f, size_t at, const char *src, size_t n)
 {
+    if (n == 0) return;
     if (at + n > f->cap) {
         const size_t cap = (at + n) * 2;
         f->data = realloc(f->data, cap);

@@ -59,14 +59,17 @@ static iv_status give_plugin(uint32_t kind, const char *spec, const void **out_v
                              void **out_self);
 static const iv_host host = {IV_PLUGIN_ABI, sizeof(iv_host), keep_error, keep_log, no_env,
                              NULL,          last_error,      give_plugin};
-/* What a wrapper gets as its inner plugin: an instance of safetensors of its own. */
+/* What a wrapper gets as its inner plugin: safetensors, which stays as in the library. */
 static iv_status give_plugin(uint32_t kind, const char *spec, const void **out_vtable,
                              void **out_self)
 {
+    static void *inner;
     assert_int_equal(kind, IV_PLUGIN_CHECKPOINT);
     if (strncmp(spec, "safetensors", 11) != 0) return keep_error(IV_INVALID, "no plugin %s", spec);
+    if (!inner) assert_int_equal(iv__plugin_safetensors.init(&host, "", &inner), IV_OK);
     *out_vtable = iv__plugin_safetensors.vtable;
-    return iv__plugin_safetensors.init(&host, "", out_self);
+    *out_self = inner;
+    return IV_OK;
 }
 static char folder[64]; /* a fresh folder per executable */
 

@@ -25,7 +25,7 @@ typedef struct config {
 
 static __thread struct {
     config c;
-    uint8_t tile[TILES][ROWS][ROW_BYTES];
+    _Alignas(64) uint8_t tile[TILES][ROWS][ROW_BYTES];
 } state;
 static long count;
 

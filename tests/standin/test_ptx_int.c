@@ -67,8 +67,8 @@ FN3(or, OR)
 FN3(xor, XOR) FN3(not, NOT) FN3(neg, NEG) FN3(abs, ABS) FN3(shl, SHL) FN3(shru, SHRU)
     FN3(shrs, SHRS) FN3(hiu, HIU) FN3(his, HIS) FN3(pick, PICK) FN3(same, SAME)
         FN(wides_16, sx(a, 16) * sx(b, 16)) FN(wides_32, sx(a, 32) * sx(b, 32)) FN(wideu, a *b)
-            FN(madwides, sx(a, 32) * sx(b, 32) + (s64)c) FN(madwideu, a *b + c)
-                FN(madhiu, (a * b >> 32) + c) FN(madhis, (sx(a, 32) * sx(b, 32) >> 32) + (s64)c)
+            FN(madwides, (u64)(sx(a, 32) * sx(b, 32)) + c) FN(madwideu, a *b + c)
+                FN(madhiu, (a * b >> 32) + c) FN(madhis, (u64)(sx(a, 32) * sx(b, 32) >> 32) + c)
                     FN(not_pred, !a) FN(and_pred, a &&b) FN(or_pred, a || b) FN(xor_pred, a != b)
 
     /* ---- fields, bit by bit ---- */
