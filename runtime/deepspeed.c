@@ -66,11 +66,6 @@ static iv_status take_stage(reader *r, const cJSON *v)
     double x = cJSON_IsNumber(v) ? v->valuedouble : -1;
     if (x != 0 && x != 1 && x != 2 && x != 3)
         IV_FAIL(IV_INVALID, "%s: zero_optimization.stage is to be 0, 1, 2 or 3", r->path);
-    if (x > 1 && r->world > 1) /* with one rank there is nothing to share */
-        IV_FAIL(IV_UNSUPPORTED,
-                "%s: zero_optimization.stage %g: this version shards the optimizer's state only "
-                "[hint: stage 1 leaves the same bits]",
-                r->path, x);
     r->stage = (int32_t)x;
     return IV_OK;
 }
@@ -84,12 +79,22 @@ static iv_status refuse(reader *r, const cJSON *v)
 
 static iv_status take_zero(reader *r, const cJSON *v)
 {
-    static const key keys[] = {
-        {"stage", 0, take_stage},           {"reduce_bucket_size", 0, NULL},
-        {"allgather_bucket_size", 0, NULL}, {"allgather_partitions", 0, NULL},
-        {"reduce_scatter", 0, NULL},        {"overlap_comm", 0, NULL},
-        {"contiguous_gradients", 0, NULL},  {"round_robin_gradients", 0, NULL},
-        {"offload_optimizer", 0, refuse},   {"offload_param", 0, refuse}};
+    static const key keys[] = {{"stage", 0, take_stage},
+                               {"reduce_bucket_size", 0, NULL},
+                               {"allgather_bucket_size", 0, NULL},
+                               {"allgather_partitions", 0, NULL},
+                               {"reduce_scatter", 0, NULL},
+                               {"overlap_comm", 0, NULL},
+                               {"contiguous_gradients", 0, NULL},
+                               {"round_robin_gradients", 0, NULL},
+                               {"offload_optimizer", 0, refuse},
+                               {"offload_param", 0, refuse},
+                               {"sub_group_size", 0, NULL},
+                               {"stage3_prefetch_bucket_size", 0, NULL},
+                               {"stage3_max_live_parameters", 0, NULL},
+                               {"stage3_max_reuse_distance", 0, NULL},
+                               {"stage3_param_persistence_threshold", 0, NULL},
+                               {"stage3_gather_16bit_weights_on_model_save", 0, NULL}};
     return object(r, v, "zero_optimization", keys, IV_COUNT(keys));
 }
 

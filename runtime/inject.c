@@ -33,10 +33,13 @@ iv_status iv__inject(const iv_trainer *t, iv__replica *r, iv__span grains)
         if (strlen(s->params[i].name) != n || strncmp(s->params[i].name, param + 6, n) != 0)
             continue;
         double bits = 0; /* room for one element */
+        const int64_t at = s->params[i].offset, own = at - s->shard_at;
+        if (s->share.stage >= 2 && (own < 0 || own >= s->shard_elems)) return IV_OK;
         int64_t bytes = (int64_t)iv_dtype_bytes(s->type);
         iv__dtype_put(s->type, &bits, value);
         return iv__device_write(
-            r->device, iv__memory_range(&s->grad_mem, s->params[i].offset * bytes, bytes), &bits);
+            r->device, iv__memory_range(&s->grad_mem, iv__store_sum_at(s, at) * bytes, bytes),
+            &bits);
     }
     IV_FAIL(IV_INVALID, "INVAR_INJECT: there is no parameter '%.*s'", (int)n, param + 6);
 }

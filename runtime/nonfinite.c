@@ -39,6 +39,7 @@ static iv_status check_leaves(iv__plan *p, char *name, size_t size, bool *found)
         if (value->role != IV_ROLE_PARAM && value->role != IV_ROLE_STATE &&
             value->role != IV_ROLE_INPUT)
             continue;
+        if (value->role == IV_ROLE_PARAM && p->store->share.stage >= 3) continue; /* not all here */
         IV_TRY(check_value(p, v, &finite));
         if (finite) continue;
         snprintf(name, size, "%s '%s'", value->role == IV_ROLE_INPUT ? "input" : "parameter",

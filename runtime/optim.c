@@ -51,6 +51,7 @@ iv_status iv__optim_new(iv__store *s, const iv__optim_options *opt, iv__optim **
     iv__optim *o;
     IV_TRY(iv__calloc(1, sizeof(*o), "the optimizer", &o));
     o->store = s;
+    o->gradients = &s->grad_mem;
     o->o = *opt;
     iv_status st = make(o);
     if (st != IV_OK) {
@@ -97,13 +98,15 @@ static iv_status read_scalars(iv__optim *o, double s[SCALARS])
 /* This rank's range of an arena that is laid out as the parameters, 1 element for each `per`. */
 static iv_buffer shard(const iv__store *s, const iv__memory *m, int64_t per, int64_t element)
 {
-    return iv__memory_range(m, s->shard_at / per * element,
+    const int64_t first = m == &s->param_mem ? iv__store_first(s) : 0;
+    return iv__memory_range(m, (s->shard_at - first) / per * element,
                             (s->shard_elems + per - 1) / per * element);
 }
 
 static iv_buffer gradients(const iv__store *s)
 {
-    return shard(s, &s->grad_mem, 1, (int64_t)iv_dtype_bytes(s->type));
+    const int64_t b = (int64_t)iv_dtype_bytes(s->type);
+    return iv__memory_range(&s->grad_mem, iv__store_sum_at(s, s->shard_at) * b, s->shard_elems * b);
 }
 
 /* Sums of this rank's blocks; those of counters follow o->blocks behind. */
@@ -167,7 +170,7 @@ iv_status iv__optim_norms(iv__optim *o, double p, double *out)
         int64_t n = s->params[i].count, groups = (n + BLOCK - 1) / BLOCK;
         iv_launch l = {.n_bufs = 3,
                        .groups = groups,
-                       .buf = {iv__slot_range(&s->grad_mem, &s->params[i], s->type),
+                       .buf = {iv__slot_range(o->gradients, &s->params[i], s->type),
                                all(&o->hyper_mem), all(&o->part_mem)},
                        .n = {n, groups},
                        .f = {0, p}};

@@ -31,6 +31,9 @@ typedef struct iv__optim {
     iv__store *store;
     iv__memory hyper_mem, scalar_mem, part_mem;
     iv__memory one_mem; /* norms of single parameters */
+    /* Where the gradients of all parameters are: the store's, or what the ranks that keep parts of
+     * them have put together.  Borrowed. */
+    const iv__memory *gradients;
     void *norm_blocks, *norm, *update, *count;
     int64_t blocks;
 } iv__optim;

@@ -279,8 +279,8 @@ static int64_t gradient_offset(const iv__plan *p, int32_t v)
     return s->params[iv__store_find(s->params, s->n_params, name)].offset;
 }
 
-/* Value d ends in the gradient arena at element `offset`: made there where possible, else copied.
- * *out_value: the value that lies there. */
+/* Value d ends in the gradient arena at element `offset`: made there where possible, else copied;
+ * or goes there as a move. *out_value: the value that lies there. */
 static iv_status place_sum(iv__plan *p, int32_t d, int64_t offset, int32_t *out_value)
 {
     if (!can_move(p, d) || iv__plan_value(p, d)->dtype != p->store->type) {
@@ -290,9 +290,10 @@ static iv_status place_sum(iv__plan *p, int32_t d, int64_t offset, int32_t *out_
         d = slot;
     }
     int32_t base = p->layouts[d].base;
+    *out_value = d;
+    if (p->store->share.stage >= 2) return iv__plan_add_sums(p, d, offset);
     p->places[base].arena = IV_ARENA_GRAD;
     p->places[base].offset = offset * (int64_t)iv_dtype_bytes(p->store->type);
-    *out_value = d;
     return IV_OK;
 }
 
@@ -343,6 +344,27 @@ static iv_status plan_outputs(iv__plan *p)
 
 /* ---- memory and binding ---- */
 
+/* The set of move i. */
+static const iv__set *set_of(const iv__plan *p, int64_t i)
+{
+    const iv__set *s = p->sets;
+    while (i >= s->first + s->n) ++s;
+    return s;
+}
+
+/* The most bytes of temporaries of moves that live at once. */
+static void count_passing(iv__plan *p)
+{
+    for (int64_t step = 0; p->n_moves && step < p->n_steps; ++step) {
+        int64_t sum = 0;
+        for (int64_t i = 0; i < p->n_moves; ++i) {
+            const iv__place *pl = &p->places[p->layouts[p->moves[i].value].base];
+            if (!p->moves[i].skip && pl->first <= step && step <= pl->last) sum += pl->bytes;
+        }
+        p->passing = IV_MAX2(p->passing, sum);
+    }
+}
+
 static void find_lifetimes(iv__plan *p)
 {
     for (int32_t i = 0; i < p->n_steps; ++i)
@@ -351,6 +373,13 @@ static void find_lifetimes(iv__plan *p)
             if (pl->first < 0) pl->first = i;
             pl->last = i;
         }
+    for (int64_t i = 0; i < p->n_moves; ++i) {
+        const iv__set *s = set_of(p, i);
+        iv__place *pl = &p->places[p->layouts[p->moves[i].value].base];
+        pl->first = (int32_t)(pl->first < 0 ? s->send : IV_MIN2(pl->first, s->send));
+        pl->last = (int32_t)IV_MAX2(pl->last, s->await);
+    }
+    count_passing(p);
     /* A value that no step touches needs no room. */
     for (int64_t v = 0; v < p->graph->n_values; ++v)
         if (p->places[v].arena == IV_ARENA_TEMP && p->places[v].first < 0) p->places[v].bytes = 0;
@@ -415,6 +444,7 @@ static iv_status build(iv__plan *p, const iv__plan *spare)
     IV_TRY(plan_nodes(p));
     IV_TRY(plan_sums(p));
     IV_TRY(plan_outputs(p));
+    IV_TRY(iv__plan_add_sets(p));
     return allocate(p, spare);
 }
 
@@ -450,5 +480,7 @@ void iv__plan_free(iv__plan *p)
     free(p->steps);
     free(p->layouts);
     free(p->places);
+    free(p->moves);
+    free(p->sets);
     free(p);
 }

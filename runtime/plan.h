@@ -33,7 +33,14 @@ typedef struct iv__place {
     int32_t first, last;   /* TEMP: steps during which it is live */
 } iv__place;
 
-typedef enum iv__step_kind { IV_STEP_LAUNCH, IV_STEP_CALL, IV_STEP_FILL } iv__step_kind;
+/* SEND and AWAIT begin and end a set of moves. */
+typedef enum iv__step_kind {
+    IV_STEP_LAUNCH,
+    IV_STEP_CALL,
+    IV_STEP_FILL,
+    IV_STEP_SEND,
+    IV_STEP_AWAIT
+} iv__step_kind;
 
 typedef struct iv__step {
     iv__step_kind kind;
@@ -51,7 +58,26 @@ typedef struct iv__step {
     int32_t n_values;
     int32_t values[IV_NODE_INPUTS + IV_NODE_OUTPUTS + 1];
     int64_t elem_offset[IV_NODE_INPUTS + IV_NODE_OUTPUTS + 1];
+    int64_t set; /* SEND, AWAIT */
 } iv__step;
+
+/* Elements [at, at + count) of an arena, of which a rank keeps a part only (iv__share), and the
+ * temporary through which they pass: elements from `skip` of a value.  PARAM and LOWERED: they come
+ * from their owner.  GRAD: their sums of this pass go to their owner; -1: to every rank. */
+typedef struct iv__move {
+    iv__arena arena;
+    int32_t value, owner;
+    int64_t at, skip, count;
+} iv__move;
+
+/* Moves that travel together, all of parameters or all of sums, and the steps between which their
+ * temporaries are needed. */
+typedef struct iv__set {
+    int64_t first, n; /* moves */
+    int64_t send, await;
+    int64_t due; /* while planning: the step that needs it, or has made it */
+    bool sums;
+} iv__set;
 
 typedef struct iv__plan {
     iv__device *device;
@@ -67,6 +93,10 @@ typedef struct iv__plan {
     int64_t input_bytes, temp_bytes, temp_unshared; /* temp_unshared: without reuse */
     iv__text notes;                                 /* per node: implementations refused and why */
     int64_t samples;                                /* first dimension of the inputs */
+    iv__move *moves;
+    iv__set *sets; /* in the order in which they are sent */
+    int64_t n_moves, cap_moves, n_sets, cap_sets;
+    int64_t passing; /* bytes of their temporaries, at most at once */
 } iv__plan;
 
 /* Builds the plan of a graph on which differentiate (if training), cast and fuse have run.  spare
@@ -78,6 +108,10 @@ void iv__plan_free(iv__plan *p);
 /* Enqueues all steps; one step. */
 iv_status iv__plan_run(iv__plan *p);
 iv_status iv__plan_run_step(iv__plan *p, int64_t i);
+/* The sets alone: for a rank that has no part in a pass of the others. */
+iv_status iv__plan_serve(iv__plan *p);
+/* Tells sets of moves, and the order of their steps, apart. */
+uint64_t iv__plan_sets_hash(const iv__plan *p);
 /* Writes an input by name (IV_INVALID if the graph has none); bytes of its planned type. */
 iv_status iv__plan_write(iv__plan *p, int32_t value, const void *src);
 /* Range of a value that the host reads or writes (inputs, outputs, parameters). */

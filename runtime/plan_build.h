@@ -31,5 +31,9 @@ iv_status iv__plan_add_program(iv__plan *p, int32_t node, iv_program *prog, cons
 iv_status iv__plan_add_copy(iv__plan *p, int32_t node, int32_t from, int32_t to,
                             const iv__layout *dst);
 iv_status iv__plan_add_fill(iv__plan *p, int32_t node, int32_t v);
+/* plan_sets.c: value v has the sums of element `at` of the gradient arena on. */
+iv_status iv__plan_add_sums(iv__plan *p, int32_t v, int64_t at);
+/* All steps are there: those that send and await what this rank does not keep go between them. */
+iv_status iv__plan_add_sets(iv__plan *p);
 
 #endif

@@ -77,6 +77,11 @@ void iv__reducer_close(iv__reducer *r)
     free(r);
 }
 
+int64_t iv__reducer_bytes(const iv__reducer *r)
+{
+    return r->received ? r->received_bytes + (int64_t)r->temps * BLOCK : 0;
+}
+
 iv_status iv__reducer_deal(iv__reducer *r, int64_t grains, const iv__span *nodes,
                            const int32_t *rank, int64_t n)
 {
@@ -132,12 +137,11 @@ ADD(add_f64, double)
 LARGER(larger_f32, float)
 LARGER(larger_f64, double)
 
-/* dst = a + b from element `at` of the arena on; behind larger_at, the larger one. */
-static void add_bytes(const iv__reducer *r, int64_t at, void *dst, const void *a, const void *b,
-                      int64_t bytes)
+void iv__sums_add(iv_dtype type, int64_t larger_at, int64_t at, void *dst, const void *a,
+                  const void *b, int64_t bytes)
 {
-    int64_t n = bytes / element(r), k = IV_MIN2(n, IV_MAX2(r->larger_at - at, 0));
-    if (r->type == IV_F64) {
+    int64_t n = bytes / (int64_t)iv_dtype_bytes(type), k = IV_MIN2(n, IV_MAX2(larger_at - at, 0));
+    if (type == IV_F64) {
         add_f64(dst, a, b, k);
         larger_f64((double *)dst + k, (const double *)a + k, (const double *)b + k, n - k);
     } else {
@@ -156,8 +160,8 @@ static void fold(const iv__reducer *r, int64_t first, char *out, int64_t bytes)
             const iv__fold_op *op = &r->ops[i];
             const char *a = r->operands[op->a], *b = r->operands[op->b];
             char *dst = i + 2 == r->n_nodes ? out + at : r->operands[op->dst];
-            add_bytes(r, first + at / element(r), dst, op->a < r->n_nodes ? a + at : a,
-                      op->b < r->n_nodes ? b + at : b, n);
+            iv__sums_add(r->type, r->larger_at, first + at / element(r), dst,
+                         op->a < r->n_nodes ? a + at : a, op->b < r->n_nodes ? b + at : b, n);
         }
     }
 }

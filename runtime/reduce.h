@@ -49,11 +49,18 @@ typedef struct iv__reducer {
 iv_status iv__reducer_open(iv__comm *comm, iv_dtype type, const iv__segment *segments, int64_t n,
                            int64_t larger_at, iv__reducer **out);
 void iv__reducer_close(iv__reducer *r);
+/* Of host memory. */
+int64_t iv__reducer_bytes(const iv__reducer *r);
 /* The nodes of all workers, in order; rank[i] has node i.  They make up the tree over `grains`. */
 iv_status iv__reducer_deal(iv__reducer *r, int64_t grains, const iv__span *nodes,
                            const int32_t *rank, int64_t n);
 /* parts: sums of this rank's nodes, in order, in host memory.  out: gets the sums; may be one of
  * the parts.  Parts are of no use afterwards. */
 iv_status iv__reducer_run(iv__reducer *r, void *const *parts, void *out);
+
+/* dst = a + b, from element `at` of the gradient arena on; from element larger_at on, the larger
+ * one, or NaN.  dst may be a or b. */
+void iv__sums_add(iv_dtype type, int64_t larger_at, int64_t at, void *dst, const void *a,
+                  const void *b, int64_t bytes);
 
 #endif

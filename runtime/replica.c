@@ -1,6 +1,7 @@
 /* replica.c: programs of a replica, its passes and the sums of them (see replica.h). */
 #include "trainer.h"
 
+#include "pieces.h"
 #include "placement.h"
 
 /* ---- programs ---- */
@@ -41,10 +42,8 @@ static iv_status make_store(iv_trainer *t, iv__replica *r, const iv_graph *g, bo
 {
     iv__optim_options o = iv__trainer_optim(t);
     bool all = strcmp(iv_config_str(t->config, "optim.decay"), "all") == 0;
-    const iv__workers *w = &t->workers;
-    return iv__store_new_part(
-        r->device, g, &t->precision.policy, t->seed, train ? iv__optim_moments(&o) : 0, all,
-        w->sharded ? w->comm->ranks.rank : 0, w->sharded ? w->comm->ranks.world : 1, &r->store);
+    return iv__store_new_part(r->device, g, &t->precision.policy, t->seed,
+                              train ? iv__optim_moments(&o) : 0, all, t->workers.share, &r->store);
 }
 
 iv_status iv__program_new(iv_trainer *t, iv__replica *r, int64_t batch, bool train, int64_t grains,
@@ -161,6 +160,7 @@ void iv__replica_close(iv__replica *r)
 static int64_t slots_needed(const iv__replica *r)
 {
     int64_t depth = 0, most = 0;
+    if (r->store->share.stage >= 2) return 0; /* they wait at their owners (pieces.c) */
     for (int64_t i = 0; i + 1 < r->n_passes; ++i) {
         depth += 1 - r->passes[i].joins;
         most = IV_MAX2(most, depth);
@@ -221,13 +221,28 @@ static iv_status run_pass(iv_trainer *t, iv__replica *r, iv__span grains, const 
     IV_TRY(iv__program_feed(t, p, f->x + (size_t)at * t->x_bytes, f->y + at * t->y_count, f->norm,
                             f->scale));
     IV_TRY(t->detect_anomaly ? iv__plan_run_guarded(t, p->plan) : iv__plan_run(p->plan));
-    return iv__inject(t, r, grains);
+    /* Where sums leave during the pass, they are complete when the step is. */
+    return r->store->pieces ? IV_OK : iv__inject(t, r, grains);
+}
+
+/* All ranks go through the passes together; sums leave as soon as they are there. */
+static iv_status run_in_step(iv_trainer *t, iv__replica *r, const iv__feed *f)
+{
+    iv__pieces *p = r->store->pieces;
+    for (int64_t k = 0; k < iv__pieces_passes(p); ++k) {
+        iv__pieces_pass(p, k);
+        IV_TRY(k < r->n_passes ? run_pass(t, r, r->passes[k].grains, f)
+                               : iv__plan_serve(r->programs[0].plan));
+    }
+    IV_TRY(iv__pieces_end(p));
+    return iv__inject(t, r, (iv__span){0, t->grains});
 }
 
 iv_status iv__replica_run(iv_trainer *t, iv__replica *r, const iv__feed *f)
 {
     const iv__memory *g = &r->store->grad_mem;
     int64_t waiting = 0;
+    if (r->store->pieces) return run_in_step(t, r, f);
     for (int64_t i = 0; i < r->n_passes; ++i) {
         IV_TRY(run_pass(t, r, r->passes[i].grains, f));
         for (int32_t k = 0; k < r->passes[i].joins; ++k) IV_TRY(join(r, --waiting));

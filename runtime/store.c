@@ -97,14 +97,13 @@ static iv_status fill_from_host(iv__store *st, const iv__slot *s, iv_dtype type,
     return status;
 }
 
-static iv_status fill_slot(iv__store *st, const iv__slot *s, const iv__memory *mem, uint64_t seed,
-                           uint32_t stream)
+static iv_status fill_slot(iv__store *st, const iv__slot *s, const iv__memory *mem, iv_dtype type,
+                           uint64_t seed, uint32_t stream)
 {
     enum { BLOCK = 4096 }; /* elements of a group of kernels/init.k */
     const char *name = s->init.kind == IV_INIT_NORMAL    ? "init_normal"
                        : s->init.kind == IV_INIT_UNIFORM ? "init_uniform"
                                                          : NULL;
-    iv_dtype type = iv__store_type(st, mem);
     iv_buffer to = iv__slot_range(mem, s, type);
     char letter = iv__letter(type), sig[3] = {letter, letter};
     void *kernel;
@@ -119,11 +118,38 @@ static iv_status fill_slot(iv__store *st, const iv__slot *s, const iv__memory *m
     return st->device->vt->launch(st->device->queue, kernel, &l);
 }
 
+/* A slot of which the memory has elements [first, first + held) of the arena. */
+static iv_status fill_part(iv__store *st, iv__slot s, const iv__memory *mem, int64_t first,
+                           int64_t held, uint64_t seed, uint32_t stream)
+{
+    iv_dtype type = iv__store_type(st, mem);
+    int64_t b = (int64_t)iv_dtype_bytes(type), from = IV_MAX2(s.offset, first),
+            end = IV_MIN2(s.offset + s.count, first + held), at = s.offset;
+    iv__memory whole = {0};
+    s.offset -= first;
+    if (from >= end) return IV_OK;
+    if (end - from == s.count) return fill_slot(st, &s, mem, type, seed, stream);
+    s.offset = 0;
+    IV_TRY(iv__memory_alloc(st->device, s.count * b, "initial values", &whole));
+    iv_status status = fill_slot(st, &s, &whole, type, seed, stream);
+    if (status == IV_OK)
+        status = st->device->vt->copy(st->device->queue,
+                                      iv__memory_range(mem, (from - first) * b, (end - from) * b),
+                                      iv__memory_range(&whole, (from - at) * b, (end - from) * b));
+    if (status == IV_OK) status = st->device->vt->sync(st->device->queue);
+    iv__memory_free(&whole);
+    return status;
+}
+
 static iv_status fill_slots(iv__store *st, const iv__slot *slots, int64_t n, const iv__memory *mem,
                             uint64_t seed)
 {
+    const bool params = mem == &st->param_mem;
+    const int64_t first = params ? iv__store_first(st) : 0,
+                  held = params ? iv__store_held(st) : st->state_elems;
     for (int64_t k = 0; k < n; ++k)
-        IV_TRY(fill_slot(st, &slots[k], mem, seed, (uint32_t)(IV__STREAM_INIT + (k << 8))));
+        IV_TRY(fill_part(st, slots[k], mem, first, held, seed,
+                         (uint32_t)(IV__STREAM_INIT + (k << 8))));
     return st->device->vt->sync(st->device->queue);
 }
 
@@ -203,6 +229,36 @@ static iv_status fill_rates(iv__store *st)
                       : s;
 }
 
+/* Of each summand, the part that belongs to this rank's gradients.  Returns the end of them. */
+static int64_t own_summands(iv__store *s, int64_t at)
+{
+    for (int64_t i = 0; i < s->n_summands; ++i) {
+        iv__slot *u = &s->summands[i];
+        const int64_t room = slot_room(u->count), p = s->params[u->summand_of].offset;
+        const bool part = s->share.stage >= 2;
+        const int64_t first = part ? IV_MAX2(p, s->shard_at) : p,
+                      end = part ? IV_MIN2(p + room, s->shard_at + s->shard_elems) : p + room;
+        u->own = first < end ? first - p : 0;
+        u->n_own = IV_MAX2(IV_MIN2(end - p, u->count) - u->own, 0);
+        u->own_at = at;
+        at += slot_room(u->n_own);
+    }
+    return at;
+}
+
+int64_t iv__store_sum_at(const iv__store *s, int64_t i)
+{
+    if (s->share.stage < 2) return i;
+    if (i < s->param_elems) return i - s->shard_at;
+    int64_t end = s->shard_elems;
+    for (int64_t k = 0; k < s->n_summands; ++k) {
+        const iv__slot *u = &s->summands[k];
+        if (i < u->offset + slot_room(u->count)) return u->own_at + i - u->offset - u->own;
+        end = u->own_at + slot_room(u->n_own);
+    }
+    return end + i - s->stat_at;
+}
+
 /* The gradient arena, and what works on its parts. */
 static iv_status make_gradients(iv__store *s, const iv_graph *g)
 {
@@ -212,30 +268,31 @@ static iv_status make_gradients(iv__store *s, const iv_graph *g)
     s->amax_at = s->loss_at + SLOT_ALIGN;
     s->n_amax = g->n_scaled;
     s->grad_elems = s->amax_at + slot_room(s->n_amax);
+    const int64_t own = own_summands(s, iv__store_held_sums(s)), tail = s->grad_elems - s->stat_at;
     if (!g->differentiated) return IV_OK;
-    IV_TRY(iv__memory_alloc(s->device, s->grad_elems * (int64_t)iv_dtype_bytes(s->type),
-                            "gradients", &s->grad_mem));
+    IV_TRY(iv__memory_alloc(s->device, (own + tail) * (int64_t)iv_dtype_bytes(s->type), "gradients",
+                            &s->grad_mem));
     IV_TRY(iv__calloc(s->n_summands, sizeof(*s->summand_kernels), "sums of gradients",
                       &s->summand_kernels));
     for (int64_t i = 0; i < s->n_summands; ++i) {
-        iv_program p = iv__store_add_program(s->type, s->summands[i].count);
+        iv_program p = iv__store_add_program(s->type, IV_MAX2(s->summands[i].n_own, 1));
         IV_TRY(iv__device_program(s->device, &p, &s->summand_kernels[i]));
     }
     return fill_rates(s);
 }
 
 static iv_status make_arenas(iv__store *s, const iv_graph *g, uint64_t seed, int32_t moments,
-                             bool decay_all, int32_t part, int32_t parts)
+                             bool decay_all)
 {
     IV_TRY(collect(g, IV_ROLE_PARAM, false, 0, &s->params, &s->n_params, &s->param_elems));
     IV_TRY(collect(g, IV_ROLE_STATE, false, 0, &s->states, &s->n_states, &s->state_elems));
     int64_t b = (int64_t)iv_dtype_bytes(s->type), moment = (int64_t)iv_dtype_bytes(s->moment_type);
-    IV_TRY(iv__memory_alloc(s->device, s->param_elems * (int64_t)iv_dtype_bytes(s->param_type),
+    s->shard_at = iv__store_cut(s->param_elems, s->share.part, s->share.parts);
+    s->shard_elems = iv__store_cut(s->param_elems, s->share.part + 1, s->share.parts) - s->shard_at;
+    IV_TRY(iv__memory_alloc(s->device, iv__store_held(s) * (int64_t)iv_dtype_bytes(s->param_type),
                             "parameters", &s->param_mem));
     IV_TRY(make_gradients(s, g));
     IV_TRY(iv__memory_alloc(s->device, s->state_elems * b, "running statistics", &s->state_mem));
-    s->shard_at = iv__store_cut(s->param_elems, part, parts);
-    s->shard_elems = iv__store_cut(s->param_elems, part + 1, parts) - s->shard_at;
     s->n_moments = moments;
     for (int32_t i = 0; i < moments; ++i)
         IV_TRY(iv__memory_alloc(s->device, s->shard_elems * moment, "optimizer state",
@@ -254,12 +311,12 @@ int64_t iv__store_cut(int64_t n, int32_t part, int32_t parts)
 iv_status iv__store_new(iv__device *d, const iv_graph *g, const iv_policy *policy, uint64_t seed,
                         int32_t moments, bool decay_all, iv__store **out)
 {
-    return iv__store_new_part(d, g, policy, seed, moments, decay_all, 0, 1, out);
+    return iv__store_new_part(d, g, policy, seed, moments, decay_all, (iv__share){.parts = 1}, out);
 }
 
 iv_status iv__store_new_part(iv__device *d, const iv_graph *g, const iv_policy *policy,
-                             uint64_t seed, int32_t moments, bool decay_all, int32_t part,
-                             int32_t parts, iv__store **out)
+                             uint64_t seed, int32_t moments, bool decay_all, iv__share share,
+                             iv__store **out)
 {
     iv__store *s;
     IV_TRY(iv__calloc(1, sizeof(*s), "the store", &s));
@@ -267,7 +324,8 @@ iv_status iv__store_new_part(iv__device *d, const iv_graph *g, const iv_policy *
     s->type = policy->full;
     s->param_type = policy->param;
     s->moment_type = policy->moment;
-    iv_status st = make_arenas(s, g, seed, moments, decay_all, part, parts);
+    s->share = share;
+    iv_status st = make_arenas(s, g, seed, moments, decay_all);
     if (st != IV_OK) {
         iv__store_free(s);
         return st;
@@ -317,8 +375,8 @@ iv_status iv__store_lowered(iv__store *s, iv_dtype t)
     if (s->lower_kernel)
         IV_FAIL(IV_UNSUPPORTED, "lowering parameters to %s: the run lowers them to %s already",
                 iv_dtype_name(t), iv_dtype_name(s->lowered_type));
-    iv_program p = cast_program(s->param_type, t, s->param_elems);
-    IV_TRY(iv__memory_alloc(s->device, s->param_elems * (int64_t)iv_dtype_bytes(t),
+    iv_program p = cast_program(s->param_type, t, IV_MAX2(iv__store_held(s), 1));
+    IV_TRY(iv__memory_alloc(s->device, iv__store_held(s) * (int64_t)iv_dtype_bytes(t),
                             "lowered parameters", &s->lowered_mem));
     IV_TRY(iv__device_program(s->device, &p, &s->lower_kernel));
     s->lowered_type = t;
@@ -327,22 +385,33 @@ iv_status iv__store_lowered(iv__store *s, iv_dtype t)
 
 iv_status iv__store_lower(iv__store *s)
 {
-    if (!s->lower_kernel || !s->param_elems) return IV_OK;
+    const int64_t n = iv__store_held(s);
+    if (!s->lower_kernel || !n) return IV_OK;
     iv_launch l = {.n_bufs = 2,
-                   .groups = (s->param_elems + IV_PROGRAM_TILE - 1) / IV_PROGRAM_TILE,
+                   .groups = (n + IV_PROGRAM_TILE - 1) / IV_PROGRAM_TILE,
                    .buf = {iv__memory_range(&s->param_mem, 0, s->param_mem.bytes),
                            iv__memory_range(&s->lowered_mem, 0, s->lowered_mem.bytes)}};
     return s->device->vt->launch(s->device->queue, s->lower_kernel, &l);
+}
+
+/* Where the own part of a summand lies. */
+static int64_t from_at(const iv__store *s, const iv__slot *u)
+{
+    return iv__store_sum_at(s, u->offset + u->own);
 }
 
 iv_status iv__store_add_summands(iv__store *s)
 {
     for (int64_t i = s->n_summands - 1; i >= 0; --i) { /* the last one was split off first */
         const iv__slot *from = &s->summands[i], *to = &s->params[from->summand_of];
-        iv_buffer sum = iv__slot_range(&s->grad_mem, to, s->type);
-        iv_launch l = {.n_bufs = 3,
-                       .groups = (from->count + IV_PROGRAM_TILE - 1) / IV_PROGRAM_TILE,
-                       .buf = {sum, iv__slot_range(&s->grad_mem, from, s->type), sum}};
+        const int64_t b = (int64_t)iv_dtype_bytes(s->type), n = from->n_own;
+        if (n == 0) continue;
+        iv_buffer sum =
+            iv__memory_range(&s->grad_mem, iv__store_sum_at(s, to->offset + from->own) * b, n * b);
+        iv_launch l = {
+            .n_bufs = 3,
+            .groups = (n + IV_PROGRAM_TILE - 1) / IV_PROGRAM_TILE,
+            .buf = {sum, iv__memory_range(&s->grad_mem, from_at(s, from) * b, n * b), sum}};
         IV_TRY(s->device->vt->launch(s->device->queue, s->summand_kernels[i], &l));
     }
     return IV_OK;
@@ -356,7 +425,8 @@ iv_status iv__store_follow(iv__store *s, int64_t grains)
     iv_launch l = {.n_bufs = 3,
                    .groups = (s->state_elems + BLOCK - 1) / BLOCK,
                    .buf = {iv__memory_range(&s->state_mem, 0, s->state_mem.bytes),
-                           iv__memory_range(&s->grad_mem, s->stat_at * b, s->state_elems * b),
+                           iv__memory_range(&s->grad_mem, iv__store_sum_at(s, s->stat_at) * b,
+                                            s->state_elems * b),
                            iv__memory_range(&s->rate_mem, 0, s->rate_mem.bytes)},
                    .n = {s->state_elems},
                    .f = {(double)grains}};

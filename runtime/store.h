@@ -14,7 +14,15 @@
  * amax, the largest magnitudes of tensors that are rounded to 8-bit floats, is not added: the
  * larger one stays, the same however the step is cut.
  *
- * So optimizer, norm, reduction, sharding and checkpoints are operations on ranges. */
+ * So optimizer, norm, reduction, sharding and checkpoints are operations on ranges.
+ *
+ * Of a sharded run a rank keeps a range of the parameters and what belongs to it (iv__share):
+ *
+ *   moments  | of the range |                                                   stage 1
+ *   grads    | of the range | of its summands | statistics | loss | amax |      stage 2
+ *   params, lowered | of the range |                                            stage 3
+ *
+ * What is not kept passes through temporaries of the plan (plan_sets.c). */
 #ifndef IV_STORE_H
 #define IV_STORE_H
 
@@ -27,9 +35,17 @@ typedef struct iv__slot {
     iv_init init;
     int64_t offset, count; /* elements */
     int64_t summand_of;    /* summands: the parameter's index */
+    int64_t own, n_own;    /* summands: elements that this rank adds up, from `own` of the slot, */
+    int64_t own_at;        /* at this element of grad_mem */
     double rate;           /* states: of following their statistic */
     bool decay;            /* rank 2 and more: bit 0 of its groups */
 } iv__slot;
+
+/* What of a run a rank keeps, as ZeRO numbers it (Rajbhandari and others, 2020): of part `part` of
+ * `parts` alone, 1: the optimizer's state, 2: gradients too, 3: parameters too; 0: everything. */
+typedef struct iv__share {
+    int32_t part, parts, stage;
+} iv__share;
 
 typedef struct iv__store {
     iv__device *device;
@@ -45,6 +61,8 @@ typedef struct iv__store {
     /* The range of parameters that this rank updates: whole blocks of the norm.  Moments are kept
      * of it alone.  Everything, unless the run is sharded. */
     int64_t shard_at, shard_elems;
+    iv__share share;
+    struct iv__pieces *pieces; /* borrowed; NULL unless the plans' sets move something */
     int32_t n_moments;
     iv__memory param_mem, grad_mem, state_mem, moment_mem[2], group_mem, rate_mem;
     void *running_kernel, **summand_kernels; /* [n_summands] */
@@ -58,10 +76,26 @@ typedef struct iv__store {
  * all groups. */
 iv_status iv__store_new(iv__device *d, const iv_graph *g, const iv_policy *policy, uint64_t seed,
                         int32_t moments, bool decay_all, iv__store **out);
-/* The same for part `part` of `parts` (shard_at, shard_elems). */
+/* The same for a part (shard_at, shard_elems). */
 iv_status iv__store_new_part(iv__device *d, const iv_graph *g, const iv_policy *policy,
-                             uint64_t seed, int32_t moments, bool decay_all, int32_t part,
-                             int32_t parts, iv__store **out);
+                             uint64_t seed, int32_t moments, bool decay_all, iv__share share,
+                             iv__store **out);
+/* Where grad_mem has element i of the gradient arena, which is this rank's own. */
+int64_t iv__store_sum_at(const iv__store *s, int64_t i);
+/* The range of the parameters that param_mem and lowered_mem have. */
+static inline int64_t iv__store_first(const iv__store *s)
+{
+    return s->share.stage >= 3 ? s->shard_at : 0;
+}
+/* Elements of the gradients that grad_mem has, from its beginning. */
+static inline int64_t iv__store_held_sums(const iv__store *s)
+{
+    return s->share.stage >= 2 ? s->shard_elems : s->param_elems;
+}
+static inline int64_t iv__store_held(const iv__store *s)
+{
+    return s->share.stage >= 3 ? s->shard_elems : s->param_elems;
+}
 /* Where part `part` of n elements begins: whole blocks of 4096, as even as they can be. */
 int64_t iv__store_cut(int64_t n, int32_t part, int32_t parts);
 /* The element type of one of the store's arenas. */

@@ -134,8 +134,9 @@ static iv_status rescale(iv_trainer *t)
     const iv__store *s = t->store;
     int64_t b = (int64_t)sizeof(*t->precision.amax);
     if (!t->precision.n_scales) return IV_OK;
-    IV_TRY(iv__device_read(t->device, t->precision.amax,
-                           iv__memory_range(&s->grad_mem, s->amax_at * b, s->n_amax * b)));
+    IV_TRY(iv__device_read(
+        t->device, t->precision.amax,
+        iv__memory_range(&s->grad_mem, iv__store_sum_at(s, s->amax_at) * b, s->n_amax * b)));
     return iv__precision_rescale(&t->precision);
 }
 
@@ -347,7 +348,13 @@ static iv_status finish_sums(iv_trainer *t, double *out_loss)
     for (int64_t i = 0; i < t->workers.n_replicas; ++i)
         IV_TRY(iv__store_add_summands(t->workers.replicas[i]->store));
     IV_TRY(iv__workers_share_gradients(&t->workers));
-    return iv__program_loss(t, iv__replica_last(t->workers.replicas[0]), out_loss);
+    const iv__store *s = t->store;
+    const int64_t b = (int64_t)iv_dtype_bytes(s->type);
+    double loss;
+    IV_TRY(iv__device_read(t->device, &loss,
+                           iv__memory_range(&s->grad_mem, iv__store_sum_at(s, s->loss_at) * b, b)));
+    *out_loss = iv__dtype_get(s->type, &loss);
+    return IV_OK;
 }
 
 static iv_status update(iv_trainer *t)
@@ -522,8 +529,9 @@ iv_status iv_trainer_param_read(iv_trainer *t, int64_t i, bool gradient, double 
     if (i < 0 || i >= t->store->n_params)
         IV_FAIL(IV_INVALID, "parameter %lld of %lld", (long long)i, (long long)t->store->n_params);
     const iv__slot *s = &t->store->params[i];
-    if (gradient && t->workers.sharded)
-        IV_FAIL(IV_UNSUPPORTED, "reading gradients with --strategy %s: a rank has its part only",
+    if (t->workers.share.stage >= (gradient ? 1 : 3))
+        IV_FAIL(IV_UNSUPPORTED, "reading %s with --strategy %s: a rank has its part only",
+                gradient ? "gradients" : "parameters",
                 iv_config_str(t->config, "cluster.strategy"));
     const iv__memory *m = gradient ? &t->store->grad_mem : &t->store->param_mem;
     iv_dtype type = iv__store_type(t->store, m);

@@ -173,7 +173,8 @@ static iv_status put_in_store(const loader *l, iv__store *s)
             const iv__memory *m = arena_of(s, a);
             IV_TRY(iv__device_write(s->device, iv__memory_range(m, 0, m->bytes), l->data[a]));
         }
-    return iv__store_lower(s);
+    /* Of parameters in parts the part is lowered when it has been taken. */
+    return s->share.stage >= 3 ? IV_OK : iv__store_lower(s);
 }
 
 static iv_status put_back(loader *l)
@@ -214,8 +215,10 @@ static iv_status load(iv_trainer *t, const char *path, bool params_only)
     loader l = {.t = t, .params_only = params_only, .step = -1, .grains = -1};
     iv_status s = iv__workers_unshard(t, &t->workers, IV_UNSHARD_EMPTY);
     if (s == IV_OK) s = load_from(&l, path);
-    iv_status back = iv__workers_reshard(
-        t, &t->workers, s == IV_OK && !params_only ? IV_RESHARD_TAKE : IV_RESHARD_KEEP);
+    iv_status back = iv__workers_reshard(t, &t->workers,
+                                         s != IV_OK    ? IV_RESHARD_KEEP
+                                         : params_only ? IV_RESHARD_TAKE_PARAMS
+                                                       : IV_RESHARD_TAKE);
     if (s == IV_OK) s = back;
     for (int a = 0; a < 4; ++a) {
         free(l.data[a]);

@@ -68,7 +68,7 @@ static iv_status count_right(iv_trainer *t, double *logits, tally *sum)
 }
 
 static iv_status eval_batch(iv_trainer *t, int64_t first, int64_t samples, double *logits,
-                            tally *sum)
+                            tally *sum, bool *out_done)
 {
     double loss;
     IV_TRY(fill_batch(t, first, samples));
@@ -77,6 +77,7 @@ static iv_status eval_batch(iv_trainer *t, int64_t first, int64_t samples, doubl
     IV_TRY(iv__trainer_check_ids(t, t->x, t->y, t->batch));
     IV_TRY(iv__program_feed(t, &t->eval, t->x, t->y, (double)n, 1));
     IV_TRY(iv__plan_run(t->eval.plan));
+    *out_done = true;
     IV_TRY(iv__program_loss(t, &t->eval, &loss));
     sum->loss = loss * (double)n;
     sum->targets = n;
@@ -97,11 +98,16 @@ static iv_status eval_all(iv_trainer *t, int (*stop)(void *ctx), void *ctx, int6
         int64_t first = n * r / world, end = n * (r + 1) / world;
         parts[r] =
             (iv__part){first * (int64_t)sizeof(tally), (end - first) * (int64_t)sizeof(tally)};
-        for (int64_t i = first; r == c->ranks.rank && s == IV_OK && i < end; ++i) {
-            stopped = stop && stop(ctx);
-            if (stopped) break;
-            s = eval_batch(t, i * t->batch, samples, logits, &all[i]);
-        }
+    }
+    /* In rounds: who has no batch in one may have parameters that others need. */
+    const iv__part own = parts[c->ranks.rank];
+    for (int64_t k = 0; s == IV_OK && k < (n + world - 1) / world; ++k) {
+        const int64_t i = own.offset / (int64_t)sizeof(tally) + k;
+        bool done = false;
+        stopped = stopped || (stop && stop(ctx));
+        if (!stopped && k < own.bytes / (int64_t)sizeof(tally))
+            s = eval_batch(t, i * t->batch, samples, logits, &all[i], &done);
+        if (s == IV_OK && !done) s = iv__plan_serve(t->eval.plan);
     }
     if (s == IV_OK) s = iv__comm_gather_parts(c, all, parts);
     if (s == IV_OK) s = iv__comm_reduce(c, IV_COMM_OR, &stopped, 1);

@@ -15,8 +15,14 @@ static int64_t program_bytes(const iv__program *p, int64_t *inputs, int64_t *tem
 static void add_replica(const iv__replica *r, iv_memory_report *m)
 {
     const iv__store *s = r->store;
+    /* Sums of parameters that are used several times, until they are one. */
+    const int64_t b = (int64_t)iv_dtype_bytes(s->type),
+                  summands = s->n_summands
+                                 ? (iv__store_sum_at(s, s->stat_at) - iv__store_held_sums(s)) * b
+                                 : 0;
     m->parameters += s->param_mem.bytes;
-    m->gradients += s->grad_mem.bytes;
+    m->gradients += s->grad_mem.bytes - summands;
+    m->other += summands;
     m->optimizer += s->moment_mem[0].bytes + s->moment_mem[1].bytes;
     m->lowered += s->lowered_mem.bytes;
     m->statistics += s->state_mem.bytes;
@@ -32,11 +38,23 @@ void iv_trainer_memory(const iv_trainer *t, iv_memory_report *out)
 {
     iv_memory_report r = {0};
     for (int64_t i = 0; i < t->workers.n_replicas; ++i) add_replica(t->workers.replicas[i], &r);
+    const iv__workers *w = &t->workers;
+    for (int64_t i = 0; i < w->replicas[0]->n_programs; ++i)
+        r.passing = IV_MAX2(r.passing, w->replicas[0]->programs[i].plan->passing);
+    r.gradients += w->gradients.bytes;
+    r.exchange = w->pieces ? iv__pieces_bytes(w->pieces) : iv__reducer_bytes(w->reducer);
     const iv__program *more[] = {&t->eval, &t->generate};
     for (int i = 0; i < 2; ++i) r.other += program_bytes(more[i], &r.inputs, &r.temporaries);
     r.total = r.parameters + r.gradients + r.optimizer + r.lowered + r.statistics + r.inputs +
               r.temporaries + r.other;
     *out = r;
+}
+
+iv_status iv_trainer_memory_all(iv_trainer *t, iv_memory_report *out)
+{
+    iv__comm *c = t->workers.comm;
+    iv_trainer_memory(t, &out[c->ranks.rank]);
+    return iv__comm_gather(c, out, sizeof(*out));
 }
 
 static void print_bytes(iv__text *x, const char *what, int64_t bytes)
@@ -63,6 +81,34 @@ static void print_memory(const iv_trainer *t, iv__text *x)
                     (double)t->workers.replicas[0]->programs[0].plan->temp_unshared / 1048576.0);
 }
 
+/* What each rank keeps of what is shared out, and what it needs besides. */
+static iv_status print_ranks(iv_trainer *t, iv__text *x)
+{
+    const int32_t world = t->workers.comm->ranks.world;
+    iv_memory_report *all;
+    if (world == 1) return IV_OK;
+    IV_TRY(iv__calloc(world, sizeof(*all), "memory of ranks", &all));
+    iv_status s = iv_trainer_memory_all(t, all);
+    if (s == IV_OK)
+        iv__text_printf(x,
+                        "memory of each rank, MiB (--strategy %s)\n"
+                        "  rank  parameters   gradients   optimizer     lowered  temporaries  "
+                        "(passing through)    exchange       total\n",
+                        iv_config_str(t->config, "cluster.strategy"));
+    for (int32_t i = 0; s == IV_OK && i < world; ++i) {
+        const int64_t row[] = {
+            all[i].parameters,  all[i].gradients, all[i].optimizer, all[i].lowered,
+            all[i].temporaries, all[i].passing,   all[i].exchange,  all[i].total + all[i].exchange};
+        static const int width[] = {12, 12, 12, 12, 13, 19, 12, 12};
+        iv__text_printf(x, "  %4d", i);
+        for (int k = 0; k < IV_COUNT(row); ++k)
+            iv__text_printf(x, "%*.2f", width[k], (double)row[k] / 1048576.0);
+        iv__text_printf(x, "\n");
+    }
+    free(all);
+    return s;
+}
+
 iv_status iv_trainer_plan_text(iv_trainer *t, iv_plan_detail detail, char **out_text)
 {
     iv__text x = {0};
@@ -77,9 +123,11 @@ iv_status iv_trainer_plan_text(iv_trainer *t, iv_plan_detail detail, char **out_
     if (detail != IV_PLAN_SUMMARY)
         iv__plan_print(t->workers.replicas[0]->programs[0].plan, &x, detail == IV_PLAN_REFUSED);
     print_memory(t, &x);
-    if (x.failed) {
+    iv_status s = print_ranks(t, &x);
+    if (s == IV_OK && x.failed) s = iv__fail(IV_NO_MEMORY, "printing the plan");
+    if (s != IV_OK) {
         iv__text_free(&x);
-        IV_FAIL(IV_NO_MEMORY, "printing the plan");
+        return s;
     }
     *out_text = x.s;
     return IV_OK;

@@ -154,8 +154,14 @@ static int64_t even_segments(const iv__store *s, int32_t world, iv__segment *out
     return world;
 }
 
+/* What adds up the sums of all workers. */
 static iv_status open_reducer(iv__workers *w)
 {
+    if (w->share.stage >= 2) {
+        IV_TRY(iv__pieces_open(w->comm, w->replicas[0]->store, &w->pieces));
+        w->replicas[0]->store->pieces = w->pieces;
+        return IV_OK;
+    }
     int64_t (*make)(const iv__store *, int32_t, iv__segment *) =
         w->sharded ? iv__shard_segments : even_segments;
     const iv__store *s = w->replicas[0]->store;
@@ -190,14 +196,13 @@ static iv_status check_elastic(const iv__workers *w, const char *strategy)
 static iv_status choose_strategy(const iv_trainer *t, iv__workers *w, int64_t own)
 {
     const char *name = iv_config_str(t->config, "cluster.strategy");
-    int32_t stage = strcmp(name, "ddp_sharded") == 0;
-    if (strcmp(name, "deepspeed") == 0)
-        IV_TRY(iv__deepspeed_stage(t->config, w->comm->ranks.world, &stage));
-    w->sharded = stage > 0 && w->comm->ranks.world > 1;
+    const int32_t world = w->comm->ranks.world;
+    int32_t stage = strcmp(name, "ddp_sharded") == 0 ? 1 : strcmp(name, "fsdp") == 0 ? 3 : 0;
+    if (strcmp(name, "deepspeed") == 0) IV_TRY(iv__deepspeed_stage(t->config, world, &stage));
+    w->sharded = stage > 0 && world > 1;
     w->tracked = w->sharded && *iv_config_str(t->config, "train.track_norm");
-    if (strcmp(name, "fsdp") == 0)
-        IV_FAIL(IV_UNSUPPORTED, "--strategy fsdp: this version does not shard parameters "
-                                "[hint: ddp_sharded shards the optimizer's state]");
+    w->share =
+        w->sharded ? (iv__share){w->comm->ranks.rank, world, stage} : (iv__share){.parts = 1};
     if (w->sharded && own > 1)
         IV_FAIL(IV_UNSUPPORTED,
                 "--strategy %s with %lld devices in a process [hint: a process for "
@@ -288,11 +293,25 @@ static iv_status deal_reducer(iv_trainer *t, iv__workers *w)
     return s;
 }
 
+/* Every program has the same sets. */
+static iv_status deal_pieces(const iv_trainer *t, iv__workers *w)
+{
+    const iv__replica *r = w->replicas[0];
+    iv_status s = IV_OK;
+    for (int64_t i = 1; i < r->n_programs; ++i)
+        if (iv__plan_sets_hash(r->programs[i].plan) != iv__plan_sets_hash(r->programs[0].plan))
+            s = iv__fail(IV_INTERNAL, "passes of other sizes move parameters in another order");
+    IV_TRY(iv__comm_agree(w->comm, s));
+    return iv__pieces_deal(w->pieces, t->grains, t->grains / t->accumulate, w->span,
+                           r->programs[0].plan);
+}
+
 /* Gives every worker its range. */
 static iv_status deal(iv_trainer *t, iv__workers *w)
 {
     for (int64_t i = 0; i < w->n_replicas; ++i)
         IV_TRY(iv__replica_deal(t, w->replicas[i], w->span[w->first + i]));
+    if (w->pieces) return deal_pieces(t, w);
     IV_TRY(place_parts(w));
     return deal_reducer(t, w);
 }
@@ -345,6 +364,8 @@ void iv__workers_close(iv__workers *w)
 {
     free_parts(w);
     iv__reducer_close(w->reducer);
+    iv__pieces_close(w->pieces);
+    iv__memory_free(&w->gradients);
     for (int64_t i = 0; i < w->n_replicas; ++i) iv__replica_close(w->replicas[i]);
     free(w->replicas);
     free(w->rank);
@@ -380,10 +401,12 @@ static bool is_measuring(const iv__workers *w)
 
 static iv_status run_timed(iv_trainer *t, iv__replica *r, const iv__feed *f)
 {
-    int64_t start = iv__now_ns();
+    const iv__pieces *p = t->workers.pieces;
+    const int64_t waited = p ? iv__pieces_waited(p) : 0, start = iv__now_ns();
     IV_TRY(iv__replica_run(t, r, f));
     IV_TRY(r->device->vt->sync(r->device->queue));
-    r->seconds += (double)(iv__now_ns() - start) * 1e-9;
+    const int64_t others = p ? iv__pieces_waited(p) - waited : 0;
+    r->seconds += (double)(iv__now_ns() - start - others) * 1e-9;
     r->grains_timed += r->range.count;
     return IV_OK;
 }
@@ -478,7 +501,7 @@ iv_status iv__workers_balance(iv_trainer *t, iv__workers *w)
 iv_status iv__workers_run(iv_trainer *t, iv__workers *w, const iv__feed *f)
 {
     IV_TRY(run_passes(t, w, f));
-    if (w->n == 1) return IV_OK; /* its sums are those of the step */
+    if (w->n == 1 || w->pieces) return IV_OK; /* the sums are those of the step already */
     IV_TRY(collect(w));
     IV_TRY(iv__reducer_run(w->reducer, w->parts, w->out));
     return spread(w);

@@ -6,6 +6,7 @@
 #ifndef IV_WORKERS_H
 #define IV_WORKERS_H
 
+#include "pieces.h"
 #include "reduce.h"
 #include "replica.h"
 
@@ -26,10 +27,13 @@ typedef struct iv__workers {
     void *out;            /* where the sums of all arrive; may be a part */
     iv__memory out_mem;   /* `out`, if no device has its gradients in host memory */
     bool sharded;         /* each rank updates its own part of the parameters */
+    iv__memory gradients; /* of all ranks, where they are tracked and a rank keeps its part */
     bool tracked;         /* sharded, and every rank gets all gradients (train.track_norm) */
+    iv__share share;      /* what this rank keeps */
+    iv__pieces *pieces;   /* stages 2 and 3 */
     iv__part *shared;     /* [world]: scratch */
-    bool unsharded;       /* the first store has the moments of all ranks */
-    iv__memory shards[2]; /* moments of this rank while the store has those of all */
+    bool unsharded;       /* the first store has the parts of all ranks */
+    iv__memory shards[3]; /* this rank's parts meanwhile */
     int64_t steps; /* passed, or the one under way: says when speeds are measured and shares are
                       dealt anew */
 } iv__workers;
@@ -42,11 +46,12 @@ int64_t iv__shard_segments(const iv__store *s, int32_t world, iv__segment *out);
 iv_status iv__workers_share_blocks(iv__workers *w);
 iv_status iv__workers_share_gradients(iv__workers *w);
 iv_status iv__workers_share_params(iv__workers *w);
-/* For saving and loading: the first store gets room for the moments of all ranks.  IV_UNSHARD_ROOT:
- * on rank 0, with their values; EVERY: on every rank, with their values; EMPTY: on every rank.
- * IV_RESHARD_* ends it: KEEP drops what is there, TAKE puts this rank's part back. */
+/* For saving and loading: the first store gets room for the moments (and parameters, stage 3) of
+ * all ranks.  IV_UNSHARD_ROOT: on rank 0, with their values; EVERY: on every rank, with their
+ * values; EMPTY: on every rank.  IV_RESHARD_* ends it: KEEP drops what is there, TAKE puts this
+ * rank's part back, TAKE_PARAMS that of the parameters. */
 typedef enum iv__unshard { IV_UNSHARD_ROOT, IV_UNSHARD_EVERY, IV_UNSHARD_EMPTY } iv__unshard;
-typedef enum iv__reshard { IV_RESHARD_KEEP, IV_RESHARD_TAKE } iv__reshard;
+typedef enum iv__reshard { IV_RESHARD_KEEP, IV_RESHARD_TAKE, IV_RESHARD_TAKE_PARAMS } iv__reshard;
 iv_status iv__workers_unshard(struct iv_trainer *t, iv__workers *w, iv__unshard how);
 iv_status iv__workers_reshard(struct iv_trainer *t, iv__workers *w, iv__reshard how);
 /* The same on every rank. */

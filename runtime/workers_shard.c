@@ -1,9 +1,10 @@
 /* workers_shard.c: runs in which each rank updates its own part of the parameters and keeps the
- * optimizer's state of that part alone (Rajbhandari and others, "ZeRO", stage 1).
+ * optimizer's state of that part alone (Rajbhandari and others, "ZeRO", stage 1); in stages 2 and 3
+ * its gradients and parameters too, which pieces.c moves.
  *
  * A rank owns whole blocks of the norm.  It gets the sums of its gradients (and of what is added to
- * them), computes its blocks of the norm, updates its parameters, and sends both to all.  The
- * arithmetic is that of every other run. */
+ * them), computes its blocks of the norm, updates its parameters, and sends the blocks, and before
+ * stage 3 the parameters, to all.  The arithmetic is that of every other run. */
 #include "trainer.h"
 
 static int64_t room(int64_t count)
@@ -103,10 +104,22 @@ iv_status iv__workers_share_blocks(iv__workers *w)
 
 iv_status iv__workers_share_gradients(iv__workers *w)
 {
-    const iv__store *s = w->replicas[0]->store;
+    iv__replica *r = w->replicas[0];
+    const iv__store *s = r->store;
     int64_t b = (int64_t)iv_dtype_bytes(s->type);
     iv__memory gradients = s->grad_mem;
     if (!w->tracked) return IV_OK;
+    if (w->share.stage >= 2) {
+        if (!w->gradients.mem)
+            IV_TRY(iv__memory_alloc(s->device, s->param_elems * b, "gradients of all ranks",
+                                    &w->gradients));
+        gradients = w->gradients;
+        r->optim->gradients = &w->gradients;
+        if (s->shard_elems)
+            IV_TRY(s->device->vt->copy(
+                s->device->queue, iv__memory_range(&gradients, s->shard_at * b, s->shard_elems * b),
+                iv__memory_range(&s->grad_mem, 0, s->shard_elems * b)));
+    }
     gradients.bytes = s->param_elems * b; /* what lies behind is every rank's already */
     parts_of(w, 1, b, 0, w->shared);
     return exchange(w, &gradients, w->shared);
@@ -117,7 +130,7 @@ iv_status iv__workers_share_params(iv__workers *w)
     const iv__optim *o = w->replicas[0]->optim;
     if (!w->sharded) return IV_OK;
     parts_of(w, 1, (int64_t)iv_dtype_bytes(o->store->param_type), 0, w->shared);
-    IV_TRY(exchange(w, &o->store->param_mem, w->shared));
+    if (w->share.stage < 3) IV_TRY(exchange(w, &o->store->param_mem, w->shared));
     return o->count ? iv__workers_share_blocks(w) : IV_OK; /* of updates that rounding undid */
 }
 
@@ -146,7 +159,7 @@ static iv_status collect(iv__workers *w, const iv__memory *own, const iv__memory
 {
     const iv__part *mine = &parts[w->comm->ranks.rank];
     char *host;
-    IV_TRY(iv__calloc(bytes, 1, "optimizer state of all ranks", &host));
+    IV_TRY(iv__calloc(bytes, 1, "state of all ranks", &host));
     iv_status s = mine->bytes ? iv__device_read(own->device, host + mine->offset,
                                                 iv__memory_range(own, 0, mine->bytes))
                               : IV_OK;
@@ -157,59 +170,78 @@ static iv_status collect(iv__workers *w, const iv__memory *own, const iv__memory
     return s;
 }
 
+/* The arenas of which each rank has a part, parameters last. */
+static int32_t split_arenas(const iv__workers *w, iv__memory *out[3])
+{
+    iv__store *s = w->replicas[0]->store;
+    int32_t n = 0;
+    for (int32_t i = 0; i < s->n_moments; ++i) out[n++] = &s->moment_mem[i];
+    if (w->share.stage >= 3) out[n++] = &s->param_mem;
+    return n;
+}
+
 iv_status iv__workers_unshard(iv_trainer *t, iv__workers *w, iv__unshard how)
 {
     iv__store *s = w->replicas[0]->store;
-    int64_t b = (int64_t)iv_dtype_bytes(s->moment_type);
+    iv__memory *arenas[3];
+    const bool here = how != IV_UNSHARD_ROOT || w->comm->ranks.rank == 0;
     (void)t;
     if (!w->sharded) return IV_OK;
-    parts_of(w, 1, b, 0, w->shared);
-    for (int32_t i = 0; i < s->n_moments; ++i) {
+    const int32_t n = split_arenas(w, arenas);
+    for (int32_t i = 0; i < n; ++i) {
+        const int64_t b = (int64_t)iv_dtype_bytes(iv__store_type(s, arenas[i]));
         iv__memory full = {0};
-        bool here = how != IV_UNSHARD_ROOT || w->comm->ranks.rank == 0;
-        iv_status st = here ? iv__memory_alloc(s->device, s->param_elems * b,
-                                               "optimizer state of all ranks", &full)
-                            : IV_OK;
+        parts_of(w, 1, b, 0, w->shared);
+        iv_status st =
+            here ? iv__memory_alloc(s->device, s->param_elems * b, "state of all ranks", &full)
+                 : IV_OK;
         if (st == IV_OK && how != IV_UNSHARD_EMPTY)
-            st = collect(w, &s->moment_mem[i], &full, s->param_elems * b, w->shared, how);
+            st = collect(w, arenas[i], &full, s->param_elems * b, w->shared, how);
         if (st != IV_OK) {
             iv__memory_free(&full);
             return st;
         }
         if (!here) continue;
-        w->shards[i] = s->moment_mem[i];
-        s->moment_mem[i] = full;
+        w->shards[i] = *arenas[i];
+        *arenas[i] = full;
     }
-    w->unsharded = how != IV_UNSHARD_ROOT || w->comm->ranks.rank == 0;
+    w->unsharded = here;
     return IV_OK;
 }
 
 iv_status iv__workers_reshard(iv_trainer *t, iv__workers *w, iv__reshard how)
 {
     iv__store *s = w->replicas[0]->store;
-    int64_t b = (int64_t)iv_dtype_bytes(s->moment_type), bytes = s->shard_elems * b;
+    iv__memory *arenas[3];
     iv_status st = IV_OK;
-    for (int32_t i = 0; w->unsharded && i < s->n_moments; ++i) {
-        if (st == IV_OK && how == IV_RESHARD_TAKE && bytes)
+    const int32_t n = split_arenas(w, arenas);
+    for (int32_t i = 0; w->unsharded && i < n; ++i) {
+        const int64_t b = (int64_t)iv_dtype_bytes(iv__store_type(s, arenas[i])),
+                      bytes = s->shard_elems * b;
+        const bool takes =
+            how == IV_RESHARD_TAKE || (how == IV_RESHARD_TAKE_PARAMS && arenas[i] == &s->param_mem);
+        if (st == IV_OK && takes && bytes)
             st = s->device->vt->copy(s->device->queue, iv__memory_range(&w->shards[i], 0, bytes),
-                                     iv__memory_range(&s->moment_mem[i], s->shard_at * b, bytes));
+                                     iv__memory_range(arenas[i], s->shard_at * b, bytes));
         if (st == IV_OK) st = s->device->vt->sync(s->device->queue);
-        iv__trainer_release(t, &s->moment_mem[i]);
-        iv__memory_free(&s->moment_mem[i]);
-        s->moment_mem[i] = w->shards[i];
+        iv__trainer_release(t, arenas[i]);
+        iv__memory_free(arenas[i]);
+        *arenas[i] = w->shards[i];
         w->shards[i] = (iv__memory){0};
     }
+    const bool lower = w->unsharded && how != IV_RESHARD_KEEP && w->share.stage >= 3;
     w->unsharded = false;
-    return st;
+    return st == IV_OK && lower ? iv__store_lower(s) : st;
 }
 
 iv_status iv__workers_hash(iv_trainer *t, iv__workers *w, bool optimizer_state, char out_hex[33])
 {
     iv__store *s = w->replicas[0]->store;
     int64_t words[4] = {0};
-    if (!w->sharded || !optimizer_state) return iv__store_hash(s, optimizer_state, out_hex);
+    if (!w->sharded || (!optimizer_state && w->share.stage < 3))
+        return iv__store_hash(s, optimizer_state, out_hex);
     IV_TRY(iv__workers_unshard(t, w, IV_UNSHARD_ROOT));
-    iv_status st = w->comm->ranks.rank == 0 ? iv__store_hash(s, true, out_hex) : IV_OK;
+    iv_status st = w->comm->ranks.rank == 0 ? iv__store_hash(s, optimizer_state, out_hex) : IV_OK;
     IV_TRY(iv__workers_reshard(t, w, IV_RESHARD_KEEP));
     IV_TRY(iv__comm_agree(w->comm, st));
     if (w->comm->ranks.rank == 0) memcpy(words, out_hex, sizeof(words));

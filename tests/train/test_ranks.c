@@ -174,13 +174,107 @@ static void test_sharded(void **state)
     end_of_test();
 }
 
+/* Gradients in parts; with accumulation, sums of several passes wait at their owners.  In f32,
+ * where DeepSpeed's casts are no others. */
+static void test_stage_2(void **state)
+{
+    char more[256];
+    (void)state;
+    snprintf(more, sizeof(more), " cluster.strategy=deepspeed precision.config=%s",
+             put_text("ds2.json", "{\"zero_optimization\":{\"stage\":2}}"));
+    for (int n = 2; n <= 4; ++n) same(n == 3 ? 5 : 0, n, more);
+    strcat(more, " train.batch=8 train.accumulate=2");
+    for (int n = 2; n <= 4; ++n) same(0, n, more);
+    end_of_test();
+}
+
+/* Parameters in parts too; by 3 ranks, 8 grains are uneven shares, in nodes of several passes. */
+static void test_stage_3(void **state)
+{
+    (void)state;
+    for (int run = 0; run < RUNS; ++run) same(run, 2 + run % 3, " cluster.strategy=fsdp");
+    same(0, 3, " cluster.strategy=fsdp");
+    same(1, 3, " cluster.strategy=fsdp");
+    same(0, 4, " cluster.strategy=fsdp cluster.transport=tcp(sockets)");
+    end_of_test();
+}
+
+/* Parameters, gradients and optimizer state of all ranks. */
+static int weigh(int rank, int n, int port, const void *arg, char *text)
+{
+    session s;
+    iv_memory_report all[4];
+    ranks_environment(rank, n, port);
+    iv_status status = open_session(&s, arg);
+    if (status == IV_OK) status = iv_trainer_memory_all(s.trainer, all);
+    if (status != IV_OK) snprintf(text, RANK_TEXT, "%s", iv_error_message());
+    for (int i = 0, at = 0; status == IV_OK && i < n; ++i)
+        at += snprintf(text + at, (size_t)(RANK_TEXT - at), "%lld %lld %lld %lld %lld ",
+                       (long long)all[i].parameters, (long long)all[i].gradients,
+                       (long long)all[i].optimizer, (long long)all[i].lowered,
+                       (long long)(all[i].total - all[i].allocated));
+    session_close(&s);
+    return (int)status;
+}
+
+static void weighs(int n, const char *more, long long out[4][5])
+{
+    char settings[512];
+    ranks r;
+    snprintf(settings, sizeof(settings),
+             "model.name=gpt model.layers=2 model.heads=2 model.width=128 model.context=16 "
+             "precision.name=bf16-mixed train.batch=12 train.grains=6 cluster.timeout=60 %s",
+             more);
+    ranks_start(&r, n, weigh, settings);
+    for (int i = 0; i < n; ++i) {
+        ranks_collect(&r, i);
+        if (rank_exit(&r, i) != 0) fail_msg("rank %d: %s", i, r.text[i]);
+    }
+    char *at = r.text[0];
+    for (int i = 0; i < n; ++i)
+        for (int k = 0; k < 5; ++k) out[i][k] = strtoll(at, &at, 10);
+}
+
+/* What is kept in parts is within 5 % of an even part, and what is told is what is allocated. */
+static void test_memory(void **state)
+{
+    static const char *const stages[] = {
+        " cluster.strategy=ddp_sharded",
+        " cluster.strategy=deepspeed",
+        " cluster.strategy=fsdp",
+    };
+    static const char *const kinds[] = {"parameters", "gradients", "optimizer state", "lowered"};
+    static const int from[] = {3, 2, 1, 3}; /* the stage in which each is kept in parts */
+    enum { RANKS = 3 };
+    long long one[4][5], some[4][5];
+    char ds[256];
+    (void)state;
+    snprintf(ds, sizeof(ds), "%s precision.config=%s", stages[1],
+             put_text("ds2.json", "{\"zero_optimization\":{\"stage\":2}}"));
+    weighs(RANKS, "", one);
+    for (int stage = 1; stage <= 3; ++stage) {
+        const char *more = stage == 2 ? ds : stages[stage - 1];
+        weighs(RANKS, more, some);
+        for (int i = 0; i < RANKS; ++i) {
+            for (int k = 0; k < 4; ++k) {
+                const double whole = (double)one[0][k],
+                             part = stage >= from[k] ? whole / RANKS : whole;
+                if ((double)some[i][k] > 1.05 * part || (double)some[i][k] < 0.95 * part)
+                    fail_msg("stage %d, rank %d: %lld bytes of %s, expected about %.0f", stage, i,
+                             some[i][k], kinds[k], part);
+            }
+            if (some[i][4] != 0) fail_msg("%lld bytes are not told", -some[i][4]);
+        }
+    }
+}
+
 /* An overflow in the gradients of one rank: all of them skip that step, and the scale falls. */
 static void gotcha_12_an_overflow_of_a_rank_is_everybodys(void **state)
 {
-    static const char *const strategies[] = {"ddp", "ddp_sharded", "deepspeed"};
+    static const char *const strategies[] = {"ddp", "ddp_sharded", "deepspeed", "fsdp"};
     enum { RANKS = 3 };
     (void)state;
-    for (int k = 0; k < 3; ++k)
+    for (int k = 0; k < 4; ++k)
         for (int grain = 0; grain < 8; grain += 3) { /* one of each rank */
             char more[256], want[RANK_TEXT];
             ranks r;
@@ -298,6 +392,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_grains),
         cmocka_unit_test(test_balance),
         cmocka_unit_test(test_sharded),
+        cmocka_unit_test(test_stage_2),
+        cmocka_unit_test(test_stage_3),
+        cmocka_unit_test(test_memory),
         cmocka_unit_test(test_devices),
         cmocka_unit_test(test_lost),
         cmocka_unit_test(test_agreement),

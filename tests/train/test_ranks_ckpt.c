@@ -57,18 +57,20 @@ static void alone(void)
     all_give(&r, "alone", good);
 }
 
+static const char *strategy = "";
+
 static void save_and_load(const char *plugin, int from, int to)
 {
     char settings[1024], what[128], dir[64], copy[700];
     char none[RANK_TEXT] = "";
     ranks r;
-    snprintf(dir, sizeof(dir), "%.7s%d", plugin, from);
+    snprintf(dir, sizeof(dir), "%.7s%d%s", plugin, from, *strategy ? "parts" : "");
     snprintf(what, sizeof(what), "%s, saved by %d, loaded by %d", plugin, from, to);
     if (access(at(dir), F_OK) != 0) {
         snprintf(settings, sizeof(settings),
                  MODEL "train.max_steps=5 out.save_every=2 out.save_top_k=2 out.checkpoint=%s "
-                       "out.dir=%s",
-                 plugin, at(dir));
+                       "out.dir=%s%s",
+                 plugin, at(dir), strategy);
         run_on(from, settings, &r);
         all_give(&r, what, none);
     }
@@ -76,8 +78,8 @@ static void save_and_load(const char *plugin, int from, int to)
     assert_int_equal(system(copy), 0);
     snprintf(settings, sizeof(settings),
              MODEL
-             "train.max_steps=25 out.save_every=10 out.resume=auto out.checkpoint=%s out.dir=%s",
-             plugin, at("copy"));
+             "train.max_steps=25 out.save_every=10 out.resume=auto out.checkpoint=%s out.dir=%s%s",
+             plugin, at("copy"), strategy);
     run_on(to, settings, &r);
     all_give(&r, what, good);
 }
@@ -97,6 +99,18 @@ static void test_others(void **state)
     save_and_load("safetensors", 3, 2);
     save_and_load("async(sharded)", 2, 3);
     save_and_load("async", 2, 1);
+}
+
+/* Runs whose parameters are in parts save and load what all others do. */
+static void test_parts(void **state)
+{
+    (void)state;
+    alone();
+    strategy = " cluster.strategy=fsdp";
+    save_and_load("sharded", 3, 4);
+    save_and_load("safetensors", 4, 2);
+    save_and_load("async(sharded)", 4, 3);
+    strategy = "";
 }
 
 /* The folder of the checkpoint cannot be made: all ranks end, and name it. */
@@ -131,7 +145,7 @@ static void test_failing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_sharded),
-                                       cmocka_unit_test(test_others),
+                                       cmocka_unit_test(test_others), cmocka_unit_test(test_parts),
                                        cmocka_unit_test(test_failing)};
     return cmocka_run_group_tests(tests, session_files, temporary_remove);
 }

@@ -13,6 +13,8 @@ static void test_rows(void **state)
         {"{}", 4, 0, NULL},
         {"{\"zero_optimization\":{\"stage\":1,\"reduce_bucket_size\":5e8}}", 4, 1, NULL},
         {"{\"zero_optimization\":{\"stage\":2}}", 1, 2, NULL},
+        {"{\"zero_optimization\":{\"stage\":2}}", 4, 2, NULL},
+        {"{\"zero_optimization\":{\"stage\":4}}", 4, -1, "stage"},
         {"{\"train_batch_size\":32,\"train_micro_batch_size_per_gpu\":4,"
          "\"gradient_accumulation_steps\":2,\"gradient_clipping\":1}",
          4, 0, NULL},
@@ -21,7 +23,7 @@ static void test_rows(void **state)
         {"{\"train_batch_size\":64}", 4, -1, "64 samples"},
         {"{\"train_batch_size\":\"auto\"}", 4, -1, "train_batch_size"},
         {"{\"gradient_clipping\":0.5}", 4, -1, "gradient_clipping"},
-        {"{\"zero_optimization\":{\"stage\":3}}", 2, -1, "stage 3"},
+        {"{\"zero_optimization\":{\"stage\":3,\"stage3_prefetch_bucket_size\":5e7}}", 2, 3, NULL},
         {"{\"zero_optimization\":{\"stage\":1.5}}", 2, -1, "stage"},
         {"{\"zero_optimization\":{\"stage\":1,\"stage\":0}}", 2, -1, "twice"},
         {"{\"zero_optimization\":{\"stge\":1}}", 2, -1, "'stage'"},
