@@ -66,6 +66,8 @@ typedef struct peer {
     size_t got_bytes;
     int64_t into_left; /* DATA, REF: bytes of the first item of `in` still missing */
     char *into;
+    int64_t unreadable; /* when its memory was found gone; 0: never */
+    int read_error;
 } peer;
 
 typedef struct tcp_link {
@@ -241,9 +243,10 @@ static void read_direct(tcp_link *l, peer *p)
     struct iovec to = {p->into, n}, from = {(void *)(uintptr_t)p->got.address, n};
     ssize_t got = process_vm_readv(p->who.pid, &to, 1, &from, 1, 0);
     if (got <= 0) {
-        char why[160];
-        snprintf(why, sizeof(why), "its memory cannot be read: %s", strerror(errno));
-        lose_peer(l, p, why);
+        p->unreadable = iv__now_ns();
+        p->read_error = errno;
+        p->got_bytes = 0;
+        p->into_left = 0;
         return;
     }
     p->into += got;
@@ -304,7 +307,7 @@ static bool is_message(const peer *p)
 /* Whether bytes of this peer can be taken now. */
 static bool wants_input(tcp_link *l, peer *p)
 {
-    return p->who.fd >= 0 && (!is_message(p) || match(l, p));
+    return p->who.fd >= 0 && (!is_message(p) || (!p->unreadable && match(l, p)));
 }
 
 /* Whether no message to or from this peer is under way. */
@@ -368,7 +371,7 @@ static void pull(tcp_link *l, peer *p)
 /* Whether the peer's memory is to be read without waiting for its socket. */
 static bool is_reading(tcp_link *l, peer *p)
 {
-    return p->who.fd >= 0 && is_message(p) && p->got.kind == REF && match(l, p);
+    return p->who.fd >= 0 && !p->unreadable && is_message(p) && p->got.kind == REF && match(l, p);
 }
 
 static void check_silence(tcp_link *l, peer *p)
@@ -380,6 +383,16 @@ static void check_silence(tcp_link *l, peer *p)
     if (now - p->last_heard <= l->silence) return;
     char why[160];
     snprintf(why, sizeof(why), "nothing was heard of it for %.3g s", (double)l->silence * 1e-9);
+    lose_peer(l, p, why);
+}
+
+/* A peer whose memory is gone has given up, mostly since it knows of a lost rank: that is behind in
+ * its stream, and is the rank to be named.  A peer that says nothing is lost itself. */
+static void check_readable(tcp_link *l, peer *p, int64_t now)
+{
+    char why[160];
+    if (!p->unreadable || p->who.fd < 0 || now - p->unreadable < 500000000) return;
+    snprintf(why, sizeof(why), "its memory cannot be read: %s", strerror(p->read_error));
     lose_peer(l, p, why);
 }
 
@@ -409,6 +422,7 @@ static void turn(tcp_link *l)
         peer *p = &l->peers[i];
         if (l->polls[1 + i].revents || is_reading(l, p)) pull(l, p);
         if (l->lost < 0) check_silence(l, p);
+        if (l->lost < 0) check_readable(l, p, iv__now_ns());
     }
 }
 
