@@ -293,5 +293,8 @@ iv_status iv__precision_text(const iv__precision *p, iv__text *t)
         iv__text_printf(t, "%s\n", more);
         free(more);
     }
+    const iv_precision_option *o = p->vt->options;
+    for (int i = 0; o && o[i].name; ++i)
+        iv__text_printf(t, "%s%s%s", i ? ", " : "options: ", o[i].name, o[i + 1].name ? "" : "\n");
     return iv__precision_classes(p, t);
 }

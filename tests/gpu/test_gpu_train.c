@@ -42,6 +42,7 @@ static void train(const char *settings, const char *accelerator, char hashes[2][
 RUN(gpt_f32, GPT "precision.name=32-true model.dropout=0.1")
 RUN(gpt_f64, GPT "precision.name=64-true")
 RUN(gpt_bf16, GPT "precision.name=bf16-mixed")
+RUN(gpt_f16, GPT "precision.name=16-mixed")
 RUN(gpt_fp8, GPT "precision.name=fp8")
 RUN(cnn_f32, CNN "precision.name=32-true model.norm=batch")
 RUN(cnn_f64, CNN "precision.name=64-true")
@@ -52,7 +53,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gpt_f32), cmocka_unit_test(gpt_f64), cmocka_unit_test(gpt_bf16),
         cmocka_unit_test(cnn_f32), cmocka_unit_test(cnn_f64), cmocka_unit_test(cnn_bf16),
-        cmocka_unit_test(gpt_fp8),
+        cmocka_unit_test(gpt_f16), cmocka_unit_test(gpt_fp8),
     };
     hal device;
     kind = argc > 1 ? argv[1] : "cuda";

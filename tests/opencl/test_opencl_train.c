@@ -87,6 +87,8 @@ static void resumed(const char *settings, const char *first, const char *second)
 RUN(gpt_f32, GPT "precision.name=32-true model.dropout=0.1")
 RUN(gpt_f64, GPT "precision.name=64-true")
 RUN(gpt_bf16, GPT "precision.name=bf16-mixed")
+RUN(gpt_f16, GPT "precision.name=16-mixed")
+RUN(gpt_bf16_true, GPT "precision.name=bf16-true precision.rounding=stochastic")
 RUN(gpt_fp8, GPT "precision.name=fp8")
 RUN(gpt_nf4, GPT "precision.name=nf4")
 RUN(cnn_int8, CNN "precision.name=int8")
@@ -124,6 +126,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(cnn_f64),         cmocka_unit_test(cnn_bf16),
         cmocka_unit_test(gpt_fp8),         cmocka_unit_test(gpt_fp8_mixed),
         cmocka_unit_test(gpt_nf4),         cmocka_unit_test(cnn_int8),
+        cmocka_unit_test(gpt_f16),         cmocka_unit_test(gpt_bf16_true),
     };
     cmocka_set_test_filter(argc > 1 ? argv[1] : "gpt_f32*");
     if (hal_open(&device, "opencl", 0, NULL) != IV_OK) {

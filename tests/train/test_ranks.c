@@ -296,6 +296,28 @@ static void gotcha_12_an_overflow_of_a_rank_is_everybodys(void **state)
         }
 }
 
+/* With train.nonfinite=stop all ranks end at that step, whoever had the infinity; nobody waits. */
+static void gotcha_12_a_stop_is_everybodys(void **state)
+{
+    static const char *const strategies[] = {"ddp", "ddp_sharded"};
+    enum { RANKS = 3 };
+    (void)state;
+    setenv("INVAR_INJECT", "step=3,grain=5,param=h.1.ln_2.weight", 1);
+    for (int k = 0; k < 2; ++k) {
+        char more[256];
+        ranks r;
+        job j = {runs[0].settings, more, -1, 0, 6, false};
+        snprintf(more, sizeof(more), " precision.name=16 train.nonfinite=stop cluster.strategy=%s",
+                 strategies[k]);
+        ranks_start(&r, RANKS, train, &j);
+        for (int i = 0; i < RANKS; ++i) ranks_collect(&r, i);
+        for (int i = 0; i < RANKS; ++i)
+            if (rank_exit(&r, i) != IV_NONFINITE || !strstr(r.text[i], "training step 3"))
+                fail_msg("%s, rank %d: %d, %s", strategies[k], i, rank_exit(&r, i), r.text[i]);
+    }
+    unsetenv("INVAR_INJECT");
+}
+
 /* The comparison finds what differs: grains are an argument of a run. */
 static void test_grains(void **state)
 {
@@ -399,6 +421,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_lost),
         cmocka_unit_test(test_agreement),
         cmocka_unit_test(gotcha_12_an_overflow_of_a_rank_is_everybodys),
+        cmocka_unit_test(gotcha_12_a_stop_is_everybodys),
     };
     if (argc > 1) cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, session_files, temporary_remove);
