@@ -83,6 +83,12 @@ static iv_status give_inner(uint32_t kind, const char *spec, const void **out_vt
 static const iv_host lab_host = {IV_PLUGIN_ABI, sizeof(iv_host), keep_error, keep_log, no_env,
                                  NULL,          last_error,      give_inner};
 static iv__io_calls calls; /* mf_calls, or with flushes left out */
+enum { MOST_RANKS = 3 };
+static struct {
+    const iv_plugin *plugin;
+    void *self;
+} inner[MOST_RANKS]; /* what give_inner gave: one for each rank, until close_subject */
+static int n_inner;
 
 static iv_status give_inner(uint32_t kind, const char *spec, const void **out_vtable,
                             void **out_self)
@@ -95,6 +101,8 @@ static iv_status give_inner(uint32_t kind, const char *spec, const void **out_vt
     if (sharded) iv__sharded_use_calls(*out_self, &calls);
     else iv__st_use_calls(*out_self, &calls);
     *out_vtable = p->vtable;
+    inner[n_inner].plugin = p;
+    inner[n_inner++].self = *out_self;
     return IV_OK;
 }
 
@@ -112,7 +120,7 @@ static const subject subjects[] = {
     {"sharded, 3 ranks", NULL, "sharded", 3},
     {"async(sharded), 2 ranks", &iv__plugin_async, "sharded", 2},
 };
-enum { SUBJECTS = sizeof(subjects) / sizeof(subjects[0]), MOST_RANKS = 3 };
+enum { SUBJECTS = sizeof(subjects) / sizeof(subjects[0]) };
 
 typedef struct opened {
     const subject *s;
@@ -138,10 +146,11 @@ static void open_subject(const subject *s, opened *o)
 
 static void close_subject(opened *o)
 {
-    const iv_plugin *p = o->s->wrapper                         ? o->s->wrapper
-                         : strcmp(o->s->inner, "sharded") == 0 ? &iv__plugin_sharded
-                                                               : &iv__plugin_safetensors;
-    for (int r = 0; r < o->s->ranks; ++r) p->fini(o->self[r]);
+    for (int r = 0; o->s->wrapper && r < o->s->ranks; ++r) o->s->wrapper->fini(o->self[r]);
+    while (n_inner > 0) {
+        --n_inner;
+        inner[n_inner].plugin->fini(inner[n_inner].self);
+    }
 }
 
 typedef struct save_job {
