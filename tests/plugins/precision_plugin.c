@@ -1,6 +1,7 @@
 /* precision_plugin.c: an out-of-tree precision plugin, compiled against the installed headers only.
- * It keeps a count of good steps, halves its scale at an overflow and refuses SGD.  With WRONG_ABI
- * it says that it was made for a future host; with BAD_INIT its init fails. */
+ * It keeps a count of good steps, halves its scale at an overflow and refuses SGD; with
+ * operands=fp8 it scales 8-bit floats by its own rule, with operands=bad by one that no host takes.
+ * With WRONG_ABI it says that it was made for a future host; with BAD_INIT its init fails. */
 #include <plugin.h>
 
 #include <stdio.h>
@@ -10,10 +11,12 @@
 typedef struct run {
     const iv_host *host;
     double scale;
+    float first; /* scale of operands before a step; 0: they are not rounded */
     int good;
 } run;
 
-static const iv_precision_option options[] = {{"start", "loss scale at the start"}, {0}};
+static const iv_precision_option options[] = {
+    {"start", "loss scale at the start"}, {"operands", "fp8, or bad"}, {0}};
 static const iv_host *services;
 
 static iv_status init(const iv_host *host, const char *args, void **out_self)
@@ -30,7 +33,7 @@ static iv_status init(const iv_host *host, const char *args, void **out_self)
 
 static iv_status open_run(void *self, const iv_precision_request *q, void **out_run)
 {
-    const char *start = q->option(q->ctx, "start");
+    const char *start = q->option(q->ctx, "start"), *operands = q->option(q->ctx, "operands");
     (void)self;
     if (strcmp(q->optimizer, "sgd") == 0)
         return services->fail(IV_UNSUPPORTED, "the example works with Adam only");
@@ -38,14 +41,24 @@ static iv_status open_run(void *self, const iv_precision_request *q, void **out_
     if (!r) return services->fail(IV_NO_MEMORY, "the example's state");
     r->host = services;
     r->scale = start ? strtod(start, NULL) : 128;
+    if (operands) r->first = strcmp(operands, "fp8") == 0 ? 3 : -1;
     *out_run = r;
     return IV_OK;
 }
 
 static void policy(void *self, iv_policy *out)
 {
-    (void)self;
     out->low = IV_BF16;
+    if (((run *)self)->first != 0) out->operands = IV_FORMAT_FP8;
+}
+
+/* The largest magnitude becomes 100. */
+static iv_status scales(void *self, int64_t n, const uint8_t *e5m2, const float *amax, float *scale)
+{
+    (void)e5m2;
+    for (int64_t i = 0; i < n; ++i)
+        scale[i] = amax && amax[i] > 0 ? 100 / amax[i] : ((run *)self)->first;
+    return IV_OK;
 }
 
 static iv_cast_class classify(void *self, const char *op, iv_cast_class fallback)
@@ -93,6 +106,7 @@ static const iv_precision table = {
     .classify = classify,
     .loss_scale = loss_scale,
     .on_grads = on_grads,
+    .scales = scales,
     .save = save,
     .load = load,
 };

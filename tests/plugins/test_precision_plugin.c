@@ -35,6 +35,34 @@ static void a_library_is_loaded_and_trains(void **state)
     free(text);
 }
 
+/* Its rule for the scales of 8-bit floats is followed, in powers of two. */
+static void a_library_scales_operands(void **state)
+{
+    session s;
+    char *text;
+    int e;
+    (void)state;
+    open_with(&s, GPT "plugins=" GOOD_PLUGIN " ", "example(operands=fp8)", "");
+    const iv__precision *p = &s.trainer->precision;
+    assert_true(p->n_scales > 0);
+    for (int64_t i = 0; i < p->n_scales; ++i) assert_true(p->scales[i] == 2); /* it says 3 */
+    advance(&s, 1);
+    for (int64_t i = 0; i < p->n_scales; ++i) {
+        frexpf(100 / p->amax[i], &e);
+        if (p->amax[i] > 0 && p->scales[i] != ldexpf(0.5f, e))
+            fail_msg("scale %d is %g for a largest magnitude of %g", (int)i, (double)p->scales[i],
+                     (double)p->amax[i]);
+    }
+    advance(&s, 1);
+    session_close(&s);
+    WORKS(iv_precision_text("example(operands=fp8)", &text));
+    if (!strstr(text, "E4M3") || !strstr(text, "options: start, operands"))
+        fail_msg("\"%s\"", text);
+    free(text);
+    refuses(GPT "plugins=" GOOD_PLUGIN " ", "example(operands=bad)", "",
+            "the scale of tensor 0 is -1");
+}
+
 static void what_a_plugin_refuses_ends_the_opening(void **state)
 {
     (void)state;
@@ -114,6 +142,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_library_is_loaded_and_trains),
+        cmocka_unit_test(a_library_scales_operands),
         cmocka_unit_test(what_a_plugin_refuses_ends_the_opening),
         cmocka_unit_test(wrong_libraries_are_refused_with_reasons),
         cmocka_unit_test(the_layout_is_pinned),

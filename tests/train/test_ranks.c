@@ -299,11 +299,11 @@ static void gotcha_12_an_overflow_of_a_rank_is_everybodys(void **state)
 /* With train.nonfinite=stop all ranks end at that step, whoever had the infinity; nobody waits. */
 static void gotcha_12_a_stop_is_everybodys(void **state)
 {
-    static const char *const strategies[] = {"ddp", "ddp_sharded"};
+    static const char *const strategies[] = {"ddp", "ddp_sharded", "fsdp"};
     enum { RANKS = 3 };
     (void)state;
     setenv("INVAR_INJECT", "step=3,grain=5,param=h.1.ln_2.weight", 1);
-    for (int k = 0; k < 2; ++k) {
+    for (int k = 0; k < 3; ++k) {
         char more[256];
         ranks r;
         job j = {runs[0].settings, more, -1, 0, 6, false};
