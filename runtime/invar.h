@@ -433,6 +433,7 @@ typedef struct iv_step_report {
     iv_step_outcome outcome;
     double lost_updates; /* share of the parameters' changes that rounding them to 16 bits undid;
                             -1: they are wider, or nothing was applied */
+    int64_t waited_ns;   /* of `ns`, for sums and parameters of other ranks */
 } iv_step_report;
 
 /* Opens devices, plugins and data as the configuration says, meets the other ranks of the job,

@@ -35,6 +35,7 @@ struct iv__pieces {
     char **operands; /* [world + n_waiting + n_temps] */
     iv_message *messages;
     flight flights[2][RING]; /* of parameters, of sums */
+    uint64_t last;           /* stage 0: of the sums that come back; 0: none */
     int64_t bytes, waited_ns;
 };
 
@@ -71,6 +72,13 @@ void iv__pieces_close(iv__pieces *p)
     if (!p) return;
     free_deal(p);
     free(p);
+}
+
+void iv__pieces_rest(iv__pieces *p)
+{
+    free_deal(p);
+    p->n_passes = 0;
+    p->pass = -1;
 }
 
 int64_t iv__pieces_passes(const iv__pieces *p)
@@ -420,6 +428,16 @@ static void fold(iv__pieces *p, const iv__move *m, char *place, int64_t set, int
     }
 }
 
+/* Sums that their owners have added go to everybody. */
+static iv_status give_back(iv__pieces *p, const iv__plan *plan, int64_t set)
+{
+    const iv__set *s = &plan->sets[set];
+    int32_t n = 0;
+    for (int64_t i = s->first; i < s->first + s->n; ++i)
+        n = add_params(p, &plan->moves[i], place_of(p, plan, set, &plan->moves[i], 0), n);
+    return n ? iv__comm_start(p->comm, p->messages, n, &p->last) : IV_OK;
+}
+
 iv_status iv__pieces_await(iv__pieces *p, const iv__plan *plan, int64_t set)
 {
     const iv__set *s = &plan->sets[set];
@@ -439,13 +457,17 @@ iv_status iv__pieces_await(iv__pieces *p, const iv__plan *plan, int64_t set)
         at += m->count * type_bytes(p, m);
         if (is_own(p, m)) own += m->count * type_bytes(p, m);
     }
-    return IV_OK;
+    return s->sums && p->store->share.stage == 0 ? give_back(p, plan, set) : IV_OK;
 }
 
 iv_status iv__pieces_end(iv__pieces *p)
 {
     const iv__memory *g = &p->store->grad_mem;
+    const int64_t start = iv__now_ns();
     p->pass = -1;
+    if (p->last) IV_TRY(iv__comm_finish(p->comm, p->last));
+    p->last = 0;
+    p->waited_ns += iv__now_ns() - start;
     return p->staging ? iv__device_write(p->device, iv__memory_range(g, 0, g->bytes), p->waiting[0])
                       : IV_OK;
 }

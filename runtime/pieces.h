@@ -15,17 +15,20 @@
 
 typedef struct iv__pieces iv__pieces;
 
-/* For the plans of a store with a stage of 2 or 3. */
+/* For the plans of a store that shares something (iv__share.ranks > 1).  In stage 0 the sums come
+ * back to every rank, and a step has to be one pass of each. */
 iv_status iv__pieces_open(iv__comm *comm, iv__store *store, iv__pieces **out);
 void iv__pieces_close(iv__pieces *p);
 /* Rank r computes span[r] of the grains in passes of at most `most`.  plan: one of the run's, whose
  * sets are those of all.  Collective. */
 iv_status iv__pieces_deal(iv__pieces *p, int64_t grains, int64_t most, const iv__span *span,
                           const iv__plan *plan);
+/* Until the next deal there are no passes, and sums go nowhere: something else adds them. */
+void iv__pieces_rest(iv__pieces *p);
 int64_t iv__pieces_passes(const iv__pieces *p);
 /* What follows belongs to this pass; -1: to none, and sums go nowhere (validation). */
 void iv__pieces_pass(iv__pieces *p, int64_t pass);
-/* After the last pass: this rank's sums are in grad_mem. */
+/* After the last pass: this rank's sums are in grad_mem; in stage 0 all of them. */
 iv_status iv__pieces_end(iv__pieces *p);
 iv_status iv__pieces_send(iv__pieces *p, const iv__plan *plan, int64_t set);
 iv_status iv__pieces_await(iv__pieces *p, const iv__plan *plan, int64_t set);

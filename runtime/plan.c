@@ -294,7 +294,7 @@ static iv_status place_sum(iv__plan *p, int32_t d, int64_t offset, int32_t *out_
     if (p->store->share.stage >= 2) return iv__plan_add_sums(p, d, offset);
     p->places[base].arena = IV_ARENA_GRAD;
     p->places[base].offset = offset * (int64_t)iv_dtype_bytes(p->store->type);
-    return IV_OK;
+    return p->store->share.ranks > 1 ? iv__plan_add_sums(p, d, offset) : IV_OK;
 }
 
 /* What a step sums over samples: gradients, statistics and the loss; and the largest magnitudes. */

@@ -4,7 +4,9 @@
  * for before, while earlier steps compute, and its memory is free again after its last use.  Uses
  * far from each other, as in the forward and the backward pass, are temporaries of their own.  A
  * gradient of which this rank keeps a part is a temporary from the beginning: it goes to its owners
- * after its last step.  The memory plan knows nothing of this: it sees lifetimes.
+ * after its last step.  The memory plan knows nothing of this: it sees lifetimes.  Gradients that
+ * every rank keeps are sent in the same way, from where they stay, so that they are added while the
+ * backward pass goes on.
  *
  *   send 0 | await 0, send 1 | steps that use set 0 | await 1, send 2 | steps ... | send sums | ...
  *
@@ -136,9 +138,14 @@ static int by_step(const void *a, const void *b)
 /* The owner of element `at` of the arena, and how many of the next elements it has too. */
 static int32_t owner_of(const iv__store *s, const iv__move *m, int64_t at, int64_t *out_n)
 {
+    enum { SPAN = 1 << 16 };
     const int32_t parts = s->share.parts;
     int64_t param = at, shift = 0;
     *out_n = m->count;
+    if (s->share.stage == 0) { /* everybody gets all sums: who adds them is free */
+        *out_n = SPAN - at % SPAN;
+        return (int32_t)(at / SPAN % s->share.ranks);
+    }
     if (m->arena == IV_ARENA_GRAD && at >= s->stat_at) return -1;
     if (m->arena == IV_ARENA_GRAD && at >= s->param_elems)
         for (int64_t i = 0; i < s->n_summands; ++i)

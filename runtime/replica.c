@@ -211,6 +211,12 @@ static iv_status join(iv__replica *r, int64_t slot)
     return s->n_amax ? combine(r, r->max_kernel, slot, s->amax_at, s->n_amax) : IV_OK;
 }
 
+/* Whether sums leave during the passes. */
+static bool moves_sums(const iv__replica *r)
+{
+    return r->store->pieces && iv__pieces_passes(r->store->pieces) > 0;
+}
+
 static iv_status run_pass(iv_trainer *t, iv__replica *r, iv__span grains, const iv__feed *f)
 {
     int64_t per_grain = t->batch * t->accumulate / t->grains, at = grains.first * per_grain;
@@ -222,7 +228,7 @@ static iv_status run_pass(iv_trainer *t, iv__replica *r, iv__span grains, const 
                             f->scale));
     IV_TRY(t->detect_anomaly ? iv__plan_run_guarded(t, p->plan) : iv__plan_run(p->plan));
     /* Where sums leave during the pass, they are complete when the step is. */
-    return r->store->pieces ? IV_OK : iv__inject(t, r, grains);
+    return moves_sums(r) ? IV_OK : iv__inject(t, r, grains);
 }
 
 /* All ranks go through the passes together; sums leave as soon as they are there. */
@@ -242,7 +248,7 @@ iv_status iv__replica_run(iv_trainer *t, iv__replica *r, const iv__feed *f)
 {
     const iv__memory *g = &r->store->grad_mem;
     int64_t waiting = 0;
-    if (r->store->pieces) return run_in_step(t, r, f);
+    if (moves_sums(r)) return run_in_step(t, r, f);
     for (int64_t i = 0; i < r->n_passes; ++i) {
         IV_TRY(run_pass(t, r, r->passes[i].grains, f));
         for (int32_t k = 0; k < r->passes[i].joins; ++k) IV_TRY(join(r, --waiting));

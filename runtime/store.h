@@ -45,6 +45,7 @@ typedef struct iv__slot {
  * `parts` alone, 1: the optimizer's state, 2: gradients too, 3: parameters too; 0: everything. */
 typedef struct iv__share {
     int32_t part, parts, stage;
+    int32_t ranks; /* that add sums as they come, in sets of the plan; else they do so behind it */
 } iv__share;
 
 typedef struct iv__store {

@@ -437,6 +437,7 @@ static iv_status step(iv_trainer *t, const char *x, const int32_t *y, int64_t ta
                         .lost_updates = -1};
     bool finite;
     if (targets == 0) return no_loss(t, &r, out);
+    const int64_t waited = iv__workers_waited(&t->workers);
     IV_TRY(run_passes(t, x, y, targets, r.scale));
     IV_TRY(finish_sums(t, &r.loss));
     IV_TRY(measure(t, &r, &finite));
@@ -447,6 +448,7 @@ static iv_status step(iv_trainer *t, const char *x, const int32_t *y, int64_t ta
     }
     r.step = t->step;
     r.ns = iv__now_ns() - start;
+    r.waited_ns = iv__workers_waited(&t->workers) - waited;
     r.samples_per_s = (double)global * 1e9 / (double)IV_MAX2(r.ns, 1);
     r.tokens_per_s = t->data && t->info.is_tokens ? r.samples_per_s * (double)t->y_count : 0;
     *out = r;

@@ -42,7 +42,8 @@ void iv_trainer_memory(const iv_trainer *t, iv_memory_report *out)
     for (int64_t i = 0; i < w->replicas[0]->n_programs; ++i)
         r.passing = IV_MAX2(r.passing, w->replicas[0]->programs[i].plan->passing);
     r.gradients += w->gradients.bytes;
-    r.exchange = w->pieces ? iv__pieces_bytes(w->pieces) : iv__reducer_bytes(w->reducer);
+    r.exchange = (w->pieces ? iv__pieces_bytes(w->pieces) : 0) +
+                 (w->reducer && !w->overlaps ? iv__reducer_bytes(w->reducer) : 0);
     const iv__program *more[] = {&t->eval, &t->generate};
     for (int i = 0; i < 2; ++i) r.other += program_bytes(more[i], &r.inputs, &r.temporaries);
     r.total = r.parameters + r.gradients + r.optimizer + r.lowered + r.statistics + r.inputs +

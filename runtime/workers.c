@@ -157,11 +157,11 @@ static int64_t even_segments(const iv__store *s, int32_t world, iv__segment *out
 /* What adds up the sums of all workers. */
 static iv_status open_reducer(iv__workers *w)
 {
-    if (w->share.stage >= 2) {
+    if (w->share.ranks > 1) {
         IV_TRY(iv__pieces_open(w->comm, w->replicas[0]->store, &w->pieces));
         w->replicas[0]->store->pieces = w->pieces;
-        return IV_OK;
     }
+    if (w->share.stage >= 2) return IV_OK;
     int64_t (*make)(const iv__store *, int32_t, iv__segment *) =
         w->sharded ? iv__shard_segments : even_segments;
     const iv__store *s = w->replicas[0]->store;
@@ -201,8 +201,11 @@ static iv_status choose_strategy(const iv_trainer *t, iv__workers *w, int64_t ow
     if (strcmp(name, "deepspeed") == 0) IV_TRY(iv__deepspeed_stage(t->config, world, &stage));
     w->sharded = stage > 0 && world > 1;
     w->tracked = w->sharded && *iv_config_str(t->config, "train.track_norm");
-    w->share =
-        w->sharded ? (iv__share){w->comm->ranks.rank, world, stage} : (iv__share){.parts = 1};
+    w->may_overlap = world > 1 && stage < 2 && iv_config_bool(t->config, "cluster.overlap") &&
+                     !iv_config_bool(t->config, "cluster.elastic");
+    w->share = w->sharded ? (iv__share){w->comm->ranks.rank, world, stage, 1}
+                          : (iv__share){.parts = 1, .ranks = 1};
+    if (stage >= 2 || (w->may_overlap && own == 1)) w->share.ranks = world;
     if (w->sharded && own > 1)
         IV_FAIL(IV_UNSUPPORTED,
                 "--strategy %s with %lld devices in a process [hint: a process for "
@@ -306,12 +309,43 @@ static iv_status deal_pieces(const iv_trainer *t, iv__workers *w)
                            r->programs[0].plan);
 }
 
+/* Whether what is enqueued on a device is done at once, on the calling thread. */
+static bool is_host(const iv__replica *r)
+{
+    return host_address(&r->store->grad_mem) != NULL;
+}
+
+/* Whether every rank computes its grains in one pass, with memory that the host reaches, and moves
+ * its sums in the same order.  Sums of several passes are better added before they travel. */
+static iv_status can_overlap(const iv_trainer *t, const iv__workers *w, bool *out)
+{
+    const iv__replica *r = w->replicas[0];
+    const int64_t hash = (int64_t)(iv__plan_sets_hash(r->programs[0].plan) >> 1);
+    int64_t same[] = {w->pieces && is_host(r), hash, -hash};
+    iv__span nodes[IV__NODES_MOST];
+    iv__pass *passes;
+    IV_TRY(iv__calloc(t->grains, sizeof(*passes), "passes", &passes));
+    for (int64_t i = 0; i < w->n; ++i) {
+        int64_t n_passes, n_nodes;
+        iv__passes_cut(t->grains, w->span[i], t->grains / t->accumulate, passes, &n_passes, nodes,
+                       &n_nodes);
+        if (n_passes > 1) same[0] = 0;
+    }
+    free(passes);
+    IV_TRY(iv__comm_reduce(w->comm, IV_COMM_MIN, same, 3));
+    *out = same[0] && same[1] == -same[2];
+    return IV_OK;
+}
+
 /* Gives every worker its range. */
 static iv_status deal(iv_trainer *t, iv__workers *w)
 {
     for (int64_t i = 0; i < w->n_replicas; ++i)
         IV_TRY(iv__replica_deal(t, w->replicas[i], w->span[w->first + i]));
-    if (w->pieces) return deal_pieces(t, w);
+    w->overlaps = w->share.stage >= 2;
+    if (w->may_overlap) IV_TRY(can_overlap(t, w, &w->overlaps));
+    if (w->overlaps) return deal_pieces(t, w);
+    if (w->pieces) iv__pieces_rest(w->pieces);
     IV_TRY(place_parts(w));
     return deal_reducer(t, w);
 }
@@ -384,12 +418,6 @@ iv__span iv__workers_samples(const iv_trainer *t, const iv__workers *w)
     int64_t last = w->first + w->n_replicas - 1;
     int64_t first = w->span[w->first].first, end = w->span[last].first + w->span[last].count;
     return (iv__span){first * per_grain, (end - first) * per_grain};
-}
-
-/* Whether what is enqueued on a device is done at once, on the calling thread. */
-static bool is_host(const iv__replica *r)
-{
-    return host_address(&r->store->grad_mem) != NULL;
 }
 
 /* Speeds are measured in steps 4 to 7 and in 4 of each 64: then devices work one after the other.
@@ -501,8 +529,15 @@ iv_status iv__workers_balance(iv_trainer *t, iv__workers *w)
 iv_status iv__workers_run(iv_trainer *t, iv__workers *w, const iv__feed *f)
 {
     IV_TRY(run_passes(t, w, f));
-    if (w->n == 1 || w->pieces) return IV_OK; /* the sums are those of the step already */
+    if (w->n == 1 || w->overlaps) return IV_OK; /* the sums are those of the step already */
     IV_TRY(collect(w));
+    const int64_t start = iv__now_ns();
     IV_TRY(iv__reducer_run(w->reducer, w->parts, w->out));
+    w->reduced_ns += iv__now_ns() - start;
     return spread(w);
+}
+
+int64_t iv__workers_waited(const iv__workers *w)
+{
+    return w->reduced_ns + (w->pieces ? iv__pieces_waited(w->pieces) : 0);
 }

@@ -30,7 +30,10 @@ typedef struct iv__workers {
     iv__memory gradients; /* of all ranks, where they are tracked and a rank keeps its part */
     bool tracked;         /* sharded, and every rank gets all gradients (train.track_norm) */
     iv__share share;      /* what this rank keeps */
-    iv__pieces *pieces;   /* stages 2 and 3 */
+    iv__pieces *pieces;   /* where plans have sets of sums */
+    bool may_overlap;
+    int64_t reduced_ns;   /* in the reducer, so far */
+    bool overlaps;        /* sums of the step are added by them, and not by the reducer */
     iv__part *shared;     /* [world]: scratch */
     bool unsharded;       /* the first store has the parts of all ranks */
     iv__memory shards[3]; /* this rank's parts meanwhile */
@@ -66,6 +69,8 @@ void iv__workers_kind(const struct iv_trainer *t, char *out, size_t size);
 /* All passes of this rank; then the sums of all workers are in the gradient arena of each replica
  * (sharded: its segments, statistics and loss). */
 iv_status iv__workers_run(struct iv_trainer *t, iv__workers *w, const iv__feed *f);
+/* Nanoseconds so far in which this rank did nothing but take part in the exchange of a pass. */
+int64_t iv__workers_waited(const iv__workers *w);
 /* Samples of the step that this rank computes. */
 iv__span iv__workers_samples(const struct iv_trainer *t, const iv__workers *w);
 /* After IV_LOST: the workers that are left share the step. */

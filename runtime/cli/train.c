@@ -97,6 +97,12 @@ static void json_step(const iv__cli_run *run, const iv_step_report *r)
     member("grad_norm", r->grad_norm);
     putchar(',');
     member("scale", r->scale);
+    iv_trainer_info info;
+    iv_trainer_info_get(run->trainer, &info);
+    if (info.world > 1) {
+        putchar(',');
+        member("waited_s", (double)r->waited_ns * 1e-9);
+    }
     if (*iv_config_str(run->config, "train.track_norm")) json_norms(run);
     if (r->lost_updates >= 0) {
         putchar(',');

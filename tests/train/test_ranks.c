@@ -174,6 +174,16 @@ static void test_sharded(void **state)
     end_of_test();
 }
 
+/* Sums that are added behind the passes, and not during them, are the same. */
+static void test_behind(void **state)
+{
+    (void)state;
+    for (int run = 0; run < RUNS; run += 2) same(run, 2 + run % 3, " cluster.overlap=false");
+    same(1, 3, " cluster.overlap=false cluster.strategy=ddp_sharded");
+    same(0, 4, " cluster.transport=tcp(sockets)");
+    end_of_test();
+}
+
 /* Gradients in parts; with accumulation, sums of several passes wait at their owners.  In f32,
  * where DeepSpeed's casts are no others. */
 static void test_stage_2(void **state)
@@ -414,6 +424,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_grains),
         cmocka_unit_test(test_balance),
         cmocka_unit_test(test_sharded),
+        cmocka_unit_test(test_behind),
         cmocka_unit_test(test_stage_2),
         cmocka_unit_test(test_stage_3),
         cmocka_unit_test(test_memory),
