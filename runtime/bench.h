@@ -1,4 +1,4 @@
-/* bench.h: what the benchmarks of bench.c and bench_step.c share. */
+/* bench.h: what the benchmarks of bench.c, bench_step.c and bench_ckpt.c share. */
 #ifndef IV_BENCH_H
 #define IV_BENCH_H
 
@@ -19,6 +19,8 @@ double iv__bench_median(double *seconds, int64_t n);
 iv_status iv__bench_ops(iv__bench *b);
 iv_status iv__bench_launches(iv__bench *b);
 iv_status iv__bench_step(iv__bench *b);
+iv_status iv__bench_ckpt(iv__bench *b);
+void iv__bench_row(const iv__bench *b, const iv_bench_row *row);
 /* ---- profile.c ---- */
 /* Where the time of a training step goes: a row for each step of the plan, then for the gradient
  * norm and the update, each alone and finished, and for a whole training step.  Parameters are

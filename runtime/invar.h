@@ -541,7 +541,7 @@ IV_API iv_status iv_trainer_generate(iv_trainer *t, const int32_t *prompt, int64
 
 /* ---- benchmarks ---- */
 typedef struct iv_bench_row {
-    const char *group;             /* "peak", "matmul", "ops", "step" */
+    const char *group;             /* "peak", "matmul", "ops", "step", "launches", "ckpt" */
     const char *name;              /* "forward 1024x2304x768 bf16" */
     const char *impl;              /* "cpu.gemm", or "" */
     double seconds;                /* of one run: the median; 0: the row states a peak */
@@ -552,8 +552,9 @@ typedef struct iv_bench_row {
 /* Measures on a trainer's device, in its precision: "peak" what multipliers and memory do at most;
  * "matmul" the products of a GPT-2 layer by each implementation that takes them, in turns; "ops"
  * each kind of launch in the forward and backward pass of its model, "step" whole training steps,
- * both on random samples (the model is trained on them); or "all".  seconds: to spend on a row.
- * Texts of a row are valid during the call. */
+ * both on random samples (the model is trained on them); or "all", these four; "launches" each
+ * launch by itself; "ckpt" what checkpoints cost, in out.dir, which must hold none.  seconds: to
+ * spend on a row. Texts of a row are valid during the call. */
 IV_API iv_status iv_bench_run(iv_trainer *t, const char *what, double seconds,
                               void (*on_row)(void *ctx, const iv_bench_row *row), void *ctx);
 

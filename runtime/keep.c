@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <inttypes.h>
 #include <math.h>
+#include <stdatomic.h>
 
 /* ---- settings ---- */
 
@@ -74,14 +75,6 @@ iv_status iv__keeper_open(iv__keeper *k, iv_trainer *t, const iv_fit_callbacks *
     return IV_OK;
 }
 
-void iv__keeper_close(iv__keeper *k)
-{
-    for (int64_t i = 0; i < k->n_kept; ++i) free(k->kept[i].path);
-    free(k->kept);
-    k->kept = NULL;
-    k->n_kept = k->cap_kept = 0;
-}
-
 /* ---- what is there ---- */
 
 /* The step in a checkpoint's name ("step-12", "step-12.safetensors"), or -1. */
@@ -97,7 +90,11 @@ static iv_status add_kept(iv__keeper *k, int64_t step, const char *path, double 
 {
     IV_TRY(iv__reserve(&k->kept, &k->cap_kept, k->n_kept + 1, sizeof(*k->kept),
                        "the list of checkpoints"));
-    iv__kept e = {.step = step, .value = value, .whole = whole};
+    iv__kept e = {.step = step,
+                  .value = value,
+                  .whole = whole,
+                  .format = k->t->ckpt,
+                  .format_self = k->t->ckpt_self};
     IV_TRY(iv__strdup(path, &e.path));
     k->kept[k->n_kept++] = e;
     return IV_OK;
@@ -135,15 +132,18 @@ static iv_status head_want(void *ctx, const iv_ckpt_tensor *info, void **out_dst
     return iv__fail(IV_INTERRUPTED, "enough was read");
 }
 
-static double value_in(const iv__keeper *k, const char *path)
+/* Learns the format and the value of one that was found. */
+static void look_into(const iv__keeper *k, iv__kept *e)
 {
     head h = {.metric = setting(k, "out.monitor"), .value = NAN};
     const iv_checkpoint *vt;
     void *self;
-    if (iv__ckpt_format_of(k->t, path, &vt, &self) != IV_OK) return NAN;
+    if (iv__ckpt_format_of(k->t, e->path, &vt, &self) != IV_OK) return;
+    e->format = vt;
+    e->format_self = self;
     iv_status s =
-        vt->load(self, path, &(iv_ckpt_sink){.ctx = &h, .meta = head_meta, .want = head_want});
-    return s == IV_OK || s == IV_INTERRUPTED ? h.value : NAN;
+        vt->load(self, e->path, &(iv_ckpt_sink){.ctx = &h, .meta = head_meta, .want = head_want});
+    if (s == IV_OK || s == IV_INTERRUPTED) e->value = h.value;
 }
 
 /* Lists the checkpoints of the folder by rising step. */
@@ -265,7 +265,7 @@ iv_status iv__keeper_resume(iv__keeper *k)
                 setting(k, "out.dir"));
     if (!*how) return IV_OK;
     if (strcmp(how, "best") == 0 || iv_config_int(k->t->config, "out.save_top_k") > 0)
-        for (int64_t i = 0; i < k->n_kept; ++i) k->kept[i].value = value_in(k, k->kept[i].path);
+        for (int64_t i = 0; i < k->n_kept; ++i) look_into(k, &k->kept[i]);
     iv_status (*resume)(iv__keeper * k) = NULL;
     for (int64_t i = 0; i < IV_COUNT(ways); ++i)
         if (strcmp(how, ways[i].name) == 0) resume = ways[i].resume;
@@ -295,30 +295,57 @@ bool iv__keeper_due(const iv__keeper *k, int64_t samples)
     return k->every_ns != INT64_MAX && iv__now_ns() - k->last_ns >= k->every_ns;
 }
 
-/* save_top_k: removes the worst of more than k.  The newest always stays, since it is what a resume
+/* save_top_k: the worst of more than k, or -1.  The newest always stays, since it is what a resume
  * needs, and so does the one that the run started from. */
-static iv_status prune(iv__keeper *k)
+static int64_t one_too_many(const iv__keeper *k)
 {
     const int64_t most = iv_config_int(k->t->config, "out.save_top_k");
-    while (most > 0) {
-        int64_t worst = -1, n = 0;
-        for (int64_t i = 0; i < k->n_kept; ++i) {
-            const iv__kept *e = &k->kept[i];
-            if (!e->whole) continue;
-            ++n;
-            if (strcmp(e->path, k->newest) == 0 || strcmp(e->path, k->resumed) == 0) continue;
-            if (worst < 0 || is_worse(k, e, &k->kept[worst])) worst = i;
-        }
-        if (n <= most || worst < 0) return IV_OK;
-        if (!writes(k)) {
-            drop_kept(k, worst);
-            continue;
-        }
-        const iv_plugin *p; /* an earlier run may have used another plugin */
-        void *self;
-        IV_TRY(iv__registry_detect(k->kept[worst].path, k->t->ckpt, &p, &self));
-        IV_TRY(((const iv_checkpoint *)p->vtable)->remove(self, k->kept[worst].path));
-        drop_kept(k, worst);
+    int64_t worst = -1, n = 0;
+    for (int64_t i = 0; i < k->n_kept; ++i) {
+        const iv__kept *e = &k->kept[i];
+        if (!e->whole) continue;
+        ++n;
+        if (strcmp(e->path, k->newest) == 0 || strcmp(e->path, k->resumed) == 0) continue;
+        if (worst < 0 || is_worse(k, e, &k->kept[worst])) worst = i;
+    }
+    return most > 0 && n > most ? worst : -1;
+}
+
+static void *tidy(void *arg)
+{
+    iv__tidying *y = arg;
+    iv_status s = iv__file_write_atomic(y->last, y->name, strlen(y->name));
+    for (int64_t i = 0; i < y->n_remove && s == IV_OK; ++i)
+        s = y->remove[i].format->remove(y->remove[i].format_self, y->remove[i].path);
+    y->status = s;
+    if (s != IV_OK) snprintf(y->text, sizeof(y->text), "%s", iv_error_message());
+    atomic_store(&y->done, true);
+    return NULL;
+}
+
+/* Waits for it and tells the caller of the save. */
+static iv_status tidied(iv__keeper *k)
+{
+    iv__tidying *y = &k->tidying;
+    if (y->started) pthread_join(y->thread, NULL);
+    y->started = false;
+    for (int64_t i = 0; i < y->n_remove; ++i) free(y->remove[i].path);
+    free(y->remove);
+    y->remove = NULL;
+    y->n_remove = 0;
+    if (y->status != IV_OK) return iv__fail(y->status, "%s", y->text);
+    if (k->cb->on_save) k->cb->on_save(k->cb->ctx, y->step, y->path);
+    return IV_OK;
+}
+
+/* Takes those that are to go off the list. */
+static iv_status choose_removals(iv__keeper *k, iv__tidying *y)
+{
+    int64_t i, room = 0;
+    while ((i = one_too_many(k)) >= 0) {
+        IV_TRY(iv__reserve(&y->remove, &room, y->n_remove + 1, sizeof(*y->remove), "removals"));
+        y->remove[y->n_remove++] = k->kept[i];
+        memmove(&k->kept[i], &k->kept[i + 1], (size_t)(--k->n_kept - i) * sizeof(*k->kept));
     }
     return IV_OK;
 }
@@ -326,21 +353,23 @@ static iv_status prune(iv__keeper *k)
 /* The save of kept[i] has ended well. */
 static iv_status ended(iv__keeper *k, int64_t i)
 {
-    char last[1100];
-    const int64_t step = k->kept[i].step;
-    const char *slash = strrchr(k->kept[i].path, '/');
+    iv__tidying *y = &k->tidying;
+    if (y->started) IV_TRY(tidied(k)); /* one after another */
+    *y = (iv__tidying){.step = k->kept[i].step};
     k->kept[i].whole = true;
     snprintf(k->newest, sizeof(k->newest), "%.1023s", k->kept[i].path);
-    iv__text name = {0};
-    iv_status s = IV_OK;
-    iv__text_printf(&name, "%s\n", slash ? slash + 1 : k->kept[i].path);
-    snprintf(last, sizeof(last), "%s/last", k->folder);
-    if (name.failed) s = iv__fail(IV_NO_MEMORY, "writing %s", last);
-    else if (writes(k)) s = iv__file_write_atomic(last, name.s, (size_t)name.len);
-    iv__text_free(&name);
-    if (s == IV_OK) s = prune(k);
-    if (s == IV_OK && k->cb->on_save) k->cb->on_save(k->cb->ctx, step, k->newest);
-    return s;
+    memcpy(y->path, k->newest, sizeof(y->path));
+    snprintf(y->last, sizeof(y->last), "%s/last", k->folder);
+    const char *slash = strrchr(y->path, '/');
+    snprintf(y->name, sizeof(y->name), "%.254s\n", slash ? slash + 1 : y->path);
+    y->status = choose_removals(k, y);
+    if (y->status != IV_OK) snprintf(y->text, sizeof(y->text), "%s", iv_error_message());
+    if (y->status != IV_OK || !writes(k)) return tidied(k);
+    /* Without `poll` a save has held training up anyway; without a thread this one does. */
+    y->started = k->t->ckpt->poll && pthread_create(&y->thread, NULL, tidy, y) == 0;
+    if (y->started) return IV_OK;
+    tidy(y);
+    return tidied(k);
 }
 
 static iv_status start(iv__keeper *k, const char *path, double value)
@@ -373,6 +402,7 @@ iv_status iv__keeper_save(iv__keeper *k, const iv__scores *s)
 iv_status iv__keeper_poll(iv__keeper *k)
 {
     const iv_trainer *t = k->t;
+    if (k->tidying.started && atomic_load(&k->tidying.done)) IV_TRY(tidied(k));
     while (*k->folder && t->ckpt && t->ckpt->poll) {
         const char *path;
         iv_status s = t->ckpt->poll(t->ckpt_self, &path);
@@ -390,5 +420,15 @@ iv_status iv__keeper_finish(iv__keeper *k)
 {
     if (!*k->folder) return IV_OK;
     IV_TRY(iv__trainer_drain(k->t));
-    return iv__keeper_poll(k);
+    IV_TRY(iv__keeper_poll(k));
+    return k->tidying.started ? tidied(k) : IV_OK;
+}
+
+void iv__keeper_close(iv__keeper *k)
+{
+    if (k->tidying.started && tidied(k) != IV_OK) iv__log(IV_LOG_WARN, "%s", iv_error_message());
+    for (int64_t i = 0; i < k->n_kept; ++i) free(k->kept[i].path);
+    free(k->kept);
+    k->kept = NULL;
+    k->n_kept = k->cap_kept = 0;
 }

@@ -4,18 +4,37 @@
  *                       last                             one line: the name of the newest whole one
  *
  * A save ends when its checkpoint is durable, which with an asynchronous plugin is steps later.
- * Then, in this order: `last` names it, older ones are removed, the caller is told. */
+ * Then, in this order: `last` names it, older ones are removed, the caller is told.  The first two
+ * wait for the disk: with an asynchronous plugin another thread does them while training goes on.
+ */
 #ifndef IV_KEEP_H
 #define IV_KEEP_H
 
 #include "trainer.h"
 
+#include <pthread.h>
+
 typedef struct iv__kept {
     int64_t step;
-    double value; /* of out.monitor at that step; NAN: there was none */
-    bool whole;   /* its save has ended */
-    char *path;   /* owned */
+    double value;                /* of out.monitor at that step; NAN: there was none */
+    bool whole;                  /* its save has ended */
+    char *path;                  /* owned */
+    const iv_checkpoint *format; /* removes it */
+    void *format_self;
 } iv__kept;
+
+/* What follows the end of a save. */
+typedef struct iv__tidying {
+    char last[1100], name[256]; /* the file `last` and what it is to say */
+    iv__kept *remove;           /* owned */
+    int64_t n_remove, step;
+    char path[1024]; /* of the new checkpoint */
+    pthread_t thread;
+    bool started;      /* joined by the next poll that finds it done, at the latest by finish */
+    _Atomic bool done; /* set by the thread */
+    iv_status status;
+    char text[2048]; /* of an error */
+} iv__tidying;
 
 typedef struct iv__keeper {
     iv_trainer *t;
@@ -27,6 +46,7 @@ typedef struct iv__keeper {
     int64_t every_ns, last_ns;        /* out.save_every_time; when the last save was started */
     iv__kept *kept;
     int64_t n_kept, cap_kept;
+    iv__tidying tidying;
 } iv__keeper;
 
 /* What a checkpoint may be judged by.  NAN where there is none at this step. */

@@ -61,8 +61,13 @@ int iv__cli_bench(iv__cli *c)
     const int files = c->n_args > 0 && strchr(c->arg[c->n_args - 1], '.') != NULL;
     const char *group = c->n_args > files ? c->arg[0] : "all";
     int status = iv__cli_config(c, files ? c->arg[c->n_args - 1] : NULL, &config);
-    if (status == 0) status = iv__cli_neutral(c, config);
     if (status != 0) return status;
+    char out[1024]; /* the one group that writes keeps its folder */
+    snprintf(out, sizeof(out), "%s",
+             strcmp(group, "ckpt") == 0 ? iv_config_str(config, "out.dir") : "");
+    status = iv__cli_neutral(c, config);
+    if (status != 0) return status;
+    (void)iv_config_set(config, "out.dir", out);
     if (!*iv_config_str(config, "data.train") && !iv_config_is_set(config, "model.vocab"))
         (void)iv_config_set(config, "model.vocab", "256");
     status = iv__cli_open(c, config, true, &run);

@@ -28,7 +28,7 @@ const iv__cli_command iv__cli_commands[] = {
     {"topo", IV_CLI_TOPO, true, 0, 1, "[CONFIG.yaml]",
      "draw this machine, and where its ranks belong", iv__cli_topo},
     {"bench", IV_CLI_BENCH, true, 0, 2, "[GROUP] [CONFIG.yaml]",
-     "measure the device and a training step: peak, matmul, ops, step, launches or all",
+     "measure the device and a training step: peak, matmul, ops, step, launches, ckpt or all",
      iv__cli_bench},
     {"env", IV_CLI_ENV, false, 0, 0, "", "list the environment variables that are read",
      iv__cli_env},

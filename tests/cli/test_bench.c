@@ -1,21 +1,15 @@
 /* test_bench.c: `invar bench` through the library: each group gives rows with numbers that can be.
  */
-#include <stdarg.h>
-#include <stddef.h>
-#include <setjmp.h>
-#include <stdint.h>
-#include <cmocka.h>
+#include "unit/temporary.h"
+
 #include <math.h>
-#include <string.h>
 
-#include "invar.h"
-
-enum { GROUPS = 5 };
+enum { GROUPS = 6 };
 static int rows[GROUPS];
 
 static void on_row(void *ctx, const iv_bench_row *r)
 {
-    static const char *const groups[] = {"peak", "matmul", "ops", "step", "launches"};
+    static const char *const groups[] = {"peak", "matmul", "ops", "step", "launches", "ckpt"};
     (void)ctx;
     int g = 0;
     while (g < GROUPS && strcmp(groups[g], r->group) != 0) ++g;
@@ -24,6 +18,7 @@ static void on_row(void *ctx, const iv_bench_row *r)
     assert_true((r->name[0] || r->impl[0]) && isfinite(r->seconds) && r->seconds >= 0);
     if (g == 0) assert_true(r->flops + r->bytes > 0);
     else assert_true(r->seconds > 0 && r->runs >= 3);
+    if (g == 5) assert_string_equal(r->impl, "async(sharded)");
     if (g == 1) assert_true(r->flops >= 2.0 * 1024 * 768 * 768 && r->impl[0]);
 }
 
@@ -37,6 +32,10 @@ static void run(const char *what, int group)
     assert_int_equal(iv_config_set(c, "model.vocab", "61"), IV_OK);
     assert_int_equal(iv_config_set(c, "model.width", "32"), IV_OK);
     assert_int_equal(iv_config_set(c, "train.batch", "2"), IV_OK);
+    if (strcmp(what, "ckpt") == 0) {
+        assert_int_equal(iv_config_set(c, "out.dir", at("run")), IV_OK);
+        assert_int_equal(iv_config_set(c, "out.checkpoint", "async(sharded)"), IV_OK);
+    }
     assert_int_equal(iv_model_spec_from(c, NULL, &spec), IV_OK);
     assert_int_equal(iv_trainer_open(c, NULL, iv_model_build, &spec, &t), IV_OK);
     if (group < 0) {
@@ -57,6 +56,8 @@ static void test_groups(void **state)
     run("ops", 2);
     run("step", 3);
     run("launches", 4);
+    run("ckpt", 5);
+    assert_int_not_equal(access(at("run/checkpoints"), F_OK), 0); /* it leaves nothing there */
 }
 
 static void test_unknown(void **state)
@@ -69,5 +70,5 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_groups),
                                        cmocka_unit_test(test_unknown)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, temporary_make, temporary_remove);
 }
