@@ -279,8 +279,11 @@ static iv_status make_folder(const iv__io_job *j)
     if (j->calls->mkdir(j->path, 0777) != 0) {
         struct stat st;
         const int err = errno;
-        if (j->calls->stat(j->path, &st) != 0)
+        if (j->calls->stat(j->path, &st) != 0) {
+            if (err == EEXIST)
+                return iv__io_fail_errno(j, errno, "looking at what is there failed");
             return iv__io_fail_errno(j, err, "making the folder failed");
+        }
         if (!S_ISDIR(st.st_mode))
             return iv__io_fail(j, IV_INVALID, "this is a file, and a folder is to be made there");
     }

@@ -34,6 +34,8 @@ typedef struct loader {
     uint8_t *seen[4];
     aside *asides;
     int64_t n_asides, cap_asides;
+    iv__text left_out; /* names of tensors that the model does not have */
+    int64_t n_left_out;
     bool weights_only;
     int64_t step, samples, grains, skipped;
     uint64_t seed;
@@ -86,6 +88,20 @@ static const iv__memory *arena_of(const iv__store *s, int arena)
     return m[arena];
 }
 
+/* What a file holds beyond the model is told, since a model that is too small would not be seen
+ * otherwise.  Moments are no part of what is asked for when parameters alone are. */
+static void leave_out(loader *l, const char *name)
+{
+    enum { NAMED = 8 };
+    for (int i = 0; i < 2; ++i)
+        if (l->params_only &&
+            strncmp(name, iv__moment_prefix[i], strlen(iv__moment_prefix[i])) == 0)
+            return;
+    if (l->n_left_out < NAMED)
+        iv__text_printf(&l->left_out, "%s%.100s", l->n_left_out ? ", " : "", name);
+    if (l->n_left_out++ == NAMED) iv__text_printf(&l->left_out, ", ...");
+}
+
 static iv_status load_want(void *ctx, const iv_ckpt_tensor *info, void **out_dst)
 {
     loader *l = ctx;
@@ -93,7 +109,10 @@ static iv_status load_want(void *ctx, const iv_ckpt_tensor *info, void **out_dst
     int64_t i;
     char a[128], b[128];
     *out_dst = NULL;
-    if (!find_tensor(l, info->name, &arena, &i)) return IV_OK;
+    if (!find_tensor(l, info->name, &arena, &i)) {
+        leave_out(l, info->name);
+        return IV_OK;
+    }
     const iv__slot *slot = arena == 1 ? &l->t->store->states[i] : &l->t->store->params[i];
     if (!iv__shape_equal(&slot->shape, &info->shape))
         IV_FAIL(IV_INVALID, "tensor %s has shape %s in the file and %s in the model", info->name,
@@ -206,6 +225,10 @@ static iv_status load_from(loader *l, const char *path)
         &(iv_ckpt_sink){.ctx = l, .meta = load_meta, .want = load_want, .done = load_done}));
     if (!l->params_only) IV_TRY(check_run(l));
     IV_TRY(check_complete(l));
+    if (l->n_left_out > 0)
+        iv__log(IV_LOG_WARN,
+                "loading %s: %lld tensors that the model does not have are left out: %s", path,
+                (long long)l->n_left_out, l->left_out.failed ? "" : l->left_out.s);
     iv__trainer_release_all(l->t);
     return put_back(l);
 }
@@ -225,6 +248,7 @@ static iv_status load(iv_trainer *t, const char *path, bool params_only)
         free(l.seen[a]);
     }
     free(l.state);
+    iv__text_free(&l.left_out);
     for (int64_t i = 0; i < l.n_asides; ++i) free(l.asides[i].bytes);
     free(l.asides);
     return s == IV_OK ? s : iv__context(s, "loading %s", path);

@@ -131,6 +131,17 @@ static void write_pretrained(const char *name, const char *prefix, int without, 
     cJSON_Delete(h);
 }
 
+/* Whether the last run's standard error has this text. */
+static bool says(const char *text)
+{
+    static char all[1 << 16];
+    FILE *f = fopen(at("err.txt"), "rb");
+    assert_non_null(f);
+    all[fread(all, 1, sizeof(all) - 1, f)] = 0;
+    fclose(f);
+    return strstr(all, text) != NULL;
+}
+
 static void begins_with_them(void **state)
 {
     static const char *const prefixes[] = {"", "transformer."};
@@ -140,6 +151,8 @@ static void begins_with_them(void **state)
         write_pretrained("hf.safetensors", prefixes[i], -1, -1);
         hash_of(MODEL "--max-steps 1 --lr 0 --seed 9 --set model.init=hf.safetensors", hash);
         assert_string_equal(hash, hash_);
+        assert_true(says("2 tensors that the model does not have are left out: "));
+        assert_true(says("h.0.attn.bias, lm_head.weight"));
     }
 }
 

@@ -1,7 +1,7 @@
 /* test_ranks_ckpt.c: checkpoints of several ranks: saved by 1 to 4 of them and loaded by 1 to 4,
  * the run ends 20 steps later with the bits of one that never stopped; written together (sharded)
- * and by rank 0 (safetensors), at once and asynchronously; and a rank that cannot save ends all of
- * them. */
+ * and by rank 0 (safetensors), at once and asynchronously; by other strategies; and a rank that
+ * cannot save ends all of them. */
 #include "train/session.h"
 
 #include "cluster/ranks.h"
@@ -57,15 +57,16 @@ static void alone(void)
     all_give(&r, "alone", good);
 }
 
-static const char *strategy = "";
-
-static void save_and_load(const char *plugin, int from, int to)
+/* The strategies on both sides are settings, or "". */
+static void save_and_load_as(const char *plugin, int from, const char *strategy, int to,
+                             const char *other)
 {
     char settings[1024], what[128], dir[64], copy[700];
     char none[RANK_TEXT] = "";
     ranks r;
-    snprintf(dir, sizeof(dir), "%.7s%d%s", plugin, from, *strategy ? "parts" : "");
-    snprintf(what, sizeof(what), "%s, saved by %d, loaded by %d", plugin, from, to);
+    snprintf(dir, sizeof(dir), "%.7s%d%zu", plugin, from, strlen(strategy));
+    snprintf(what, sizeof(what), "%s, saved by %d%s, loaded by %d%s", plugin, from, strategy, to,
+             other);
     if (access(at(dir), F_OK) != 0) {
         snprintf(settings, sizeof(settings),
                  MODEL "train.max_steps=5 out.save_every=2 out.save_top_k=2 out.checkpoint=%s "
@@ -79,9 +80,14 @@ static void save_and_load(const char *plugin, int from, int to)
     snprintf(settings, sizeof(settings),
              MODEL
              "train.max_steps=25 out.save_every=10 out.resume=auto out.checkpoint=%s out.dir=%s%s",
-             plugin, at("copy"), strategy);
+             plugin, at("copy"), other);
     run_on(to, settings, &r);
     all_give(&r, what, good);
+}
+
+static void save_and_load(const char *plugin, int from, int to)
+{
+    save_and_load_as(plugin, from, "", to, "");
 }
 
 static void test_sharded(void **state)
@@ -101,16 +107,17 @@ static void test_others(void **state)
     save_and_load("async", 2, 1);
 }
 
-/* Runs whose parameters are in parts save and load what all others do. */
-static void test_parts(void **state)
+/* Ranks that keep a part of the optimizer's state each, or of the parameters as well. */
+static void test_strategies(void **state)
 {
     (void)state;
     alone();
-    strategy = " cluster.strategy=fsdp";
-    save_and_load("sharded", 3, 4);
-    save_and_load("safetensors", 4, 2);
-    save_and_load("async(sharded)", 4, 3);
-    strategy = "";
+    save_and_load_as("safetensors", 4, " cluster.strategy=fsdp", 2, " cluster.strategy=fsdp");
+    save_and_load_as("safetensors", 3, " cluster.strategy=ddp_sharded", 1, "");
+    save_and_load_as("sharded", 3, " cluster.strategy=fsdp", 4, " cluster.strategy=ddp_sharded");
+    save_and_load_as("sharded", 1, "", 3, " cluster.strategy=fsdp");
+    save_and_load_as("async(sharded)", 4, " cluster.strategy=fsdp", 3, " cluster.strategy=fsdp");
+    save_and_load_as("async(sharded)", 2, " cluster.strategy=ddp_sharded", 4, "");
 }
 
 /* The folder of the checkpoint cannot be made: all ranks end, and name it. */
@@ -144,8 +151,8 @@ static void test_failing(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_sharded),
-                                       cmocka_unit_test(test_others), cmocka_unit_test(test_parts),
-                                       cmocka_unit_test(test_failing)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sharded), cmocka_unit_test(test_others),
+        cmocka_unit_test(test_strategies), cmocka_unit_test(test_failing)};
     return cmocka_run_group_tests(tests, session_files, temporary_remove);
 }
