@@ -3,6 +3,7 @@
 
 #include "deepspeed.h"
 
+#include <math.h>
 #include <sched.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -140,6 +141,39 @@ static iv_status count_workers(iv__workers *w, int64_t own)
         }
     free(counts);
     return s;
+}
+
+/* Each rank's part of w->speed comes to every rank. */
+static iv_status gather_speeds(iv__workers *w)
+{
+    iv__part *parts;
+    IV_TRY(iv__calloc(w->comm->ranks.world, sizeof(*parts), "speeds", &parts));
+    for (int64_t i = 0; i < w->n; ++i) {
+        iv__part *p = &parts[w->rank[i]];
+        if (!p->bytes) p->offset = i * (int64_t)sizeof(*w->speed);
+        p->bytes += (int64_t)sizeof(*w->speed);
+    }
+    const iv_status s = iv__comm_gather_parts(w->comm, w->speed, parts);
+    free(parts);
+    return s;
+}
+
+/* device.shares of this process, as speeds. */
+static iv_status read_shares(const iv_trainer *t, iv__workers *w, int64_t own)
+{
+    const char *text = iv_config_str(t->config, "device.shares"), *at = text;
+    char *end = NULL;
+    w->fixed = strcmp(text, "auto") != 0;
+    for (int64_t i = 0; w->fixed && i < own; ++i, at = end + (*end == ':')) {
+        w->speed[w->first + i] = strtod(at, &end);
+        if (end == at || !(w->speed[w->first + i] > 0) || !isfinite(w->speed[w->first + i]) ||
+            *end != (i + 1 < own ? ':' : 0))
+            IV_FAIL(IV_INVALID,
+                    "device.shares \"%s\": a number above 0 is needed for each of %lld devices "
+                    "[hint: 3:1, or auto]",
+                    text, (long long)own);
+    }
+    return IV_OK;
 }
 
 /* ---- segments ---- */
@@ -337,11 +371,21 @@ static iv_status can_overlap(const iv_trainer *t, const iv__workers *w, bool *ou
     return IV_OK;
 }
 
+/* Who does how much, for those who ask. */
+static void log_shares(const iv__workers *w)
+{
+    for (int64_t i = 0; i < w->n_replicas; ++i)
+        iv__log(IV_LOG_DEBUG, "%s does %lld of %lld grains of a step", w->replicas[i]->device->name,
+                (long long)w->span[w->first + i].count,
+                (long long)(w->span[w->n - 1].first + w->span[w->n - 1].count));
+}
+
 /* Gives every worker its range. */
 static iv_status deal(iv_trainer *t, iv__workers *w)
 {
     for (int64_t i = 0; i < w->n_replicas; ++i)
         IV_TRY(iv__replica_deal(t, w->replicas[i], w->span[w->first + i]));
+    if (w->n > 1) log_shares(w);
     w->overlaps = w->share.stage >= 2;
     if (w->may_overlap) IV_TRY(can_overlap(t, w, &w->overlaps));
     if (w->overlaps) return deal_pieces(t, w);
@@ -372,6 +416,8 @@ iv_status iv__workers_open(iv_trainer *t, iv__workers *w)
     if (s == IV_OK) s = choose_strategy(t, w, own);
     IV_TRY(iv__comm_agree(w->comm, s));
     IV_TRY(count_workers(w, own));
+    IV_TRY(iv__comm_agree(w->comm, read_shares(t, w, own)));
+    IV_TRY(gather_speeds(w));
     iv__shares(t->grains, w->speed, w->n, w->span);
     t->is_cut = w->n > 1 || t->accumulate > 1;
     s = open_replicas(t, w, own);
@@ -424,7 +470,7 @@ iv__span iv__workers_samples(const iv_trainer *t, const iv__workers *w)
  */
 static bool is_measuring(const iv__workers *w)
 {
-    return w->n > 1 && (w->steps < 64 ? w->steps : w->steps % 64) / 4 == 1;
+    return w->n > 1 && !w->fixed && (w->steps < 64 ? w->steps : w->steps % 64) / 4 == 1;
 }
 
 static iv_status run_timed(iv_trainer *t, iv__replica *r, const iv__feed *f)
@@ -484,30 +530,22 @@ static iv_status spread(iv__workers *w)
 /* Speeds of all workers.  One that had no grains is taken for an average one. */
 static iv_status share_speeds(iv__workers *w)
 {
-    iv__part *parts;
     double sum = 0;
     int64_t n = 0;
-    IV_TRY(iv__calloc(w->comm->ranks.world, sizeof(*parts), "speeds", &parts));
     for (int64_t i = 0; i < w->n_replicas; ++i) {
         iv__replica *r = w->replicas[i];
         w->speed[w->first + i] = r->seconds > 0 ? (double)r->grains_timed / r->seconds : 0;
         r->seconds = 0;
         r->grains_timed = 0;
     }
-    for (int64_t i = 0; i < w->n; ++i) {
-        iv__part *p = &parts[w->rank[i]];
-        if (!p->bytes) p->offset = i * (int64_t)sizeof(*w->speed);
-        p->bytes += (int64_t)sizeof(*w->speed);
-    }
-    iv_status s = iv__comm_gather_parts(w->comm, w->speed, parts);
-    free(parts);
+    IV_TRY(gather_speeds(w));
     for (int64_t i = 0; i < w->n; ++i) {
         sum += w->speed[i];
         n += w->speed[i] > 0;
     }
     for (int64_t i = 0; i < w->n; ++i)
         if (!(w->speed[i] > 0)) w->speed[i] = n ? sum / (double)n : 1;
-    return s;
+    return IV_OK;
 }
 
 iv_status iv__workers_balance(iv_trainer *t, iv__workers *w)

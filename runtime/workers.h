@@ -20,6 +20,7 @@ typedef struct iv__workers {
     int32_t *rank;    /* [n] */
     iv__span *span;   /* [n] grains */
     double *speed;    /* [n] grains per second, as last measured; equal at first */
+    bool fixed;       /* speeds are device.shares: nothing is measured */
     iv__reducer *reducer;
     void **parts;        /* host addresses of the sums of this rank's nodes, in order */
     iv__memory *staging; /* [n_staging]: nodes of devices whose memory the host cannot reach */

@@ -8,7 +8,7 @@
 
 #include "conformance/hal.h"
 
-enum { STEPS = 5 };
+enum { STEPS = 9 }; /* shares are dealt anew after the 8th */
 #define COMMON "numerics.mode=invariant train.batch=8 train.grains=4 train.seed=5 train.clip=0.5 "
 #define GPT COMMON "model.name=gpt model.layers=1 model.heads=2 model.width=32 model.context=16 "
 #define CNN COMMON "model.name=cnn model.channels=4 "
@@ -37,21 +37,22 @@ static void same_hashes(const char *settings)
     assert_string_equal(opencl[1], cpu[1]);
 }
 
-/* Shares of 1:1 and, with three replicas on the processor, 3:1. */
+/* Shares of 1:1, 3:1, and as they come out. */
 static void mixed(const char *settings)
 {
     char one[2][33], both[2][33];
     train(settings, "device.accelerator=cpu", one);
-    static const char *const lists[] = {"device.devices=cpu:0,opencl:0",
-                                        "device.devices=cpu:0,cpu:0,opencl:0,cpu:0"};
-    for (int i = 0; i < 2; ++i) {
+    static const char *const lists[] = {"device.devices=cpu:0,opencl:0 device.shares=1:1",
+                                        "device.devices=cpu:0,opencl:0 device.shares=3:1",
+                                        "device.devices=opencl:0,cpu:0"};
+    for (int i = 0; i < 3; ++i) {
         train(settings, lists[i], both);
         assert_string_equal(both[0], one[0]);
         assert_string_equal(both[1], one[1]);
     }
 }
 
-/* 2 steps on one device, saved; 3 on another; the hashes are those of 5 on one. */
+/* 2 steps on one device, saved; the others on another; the hashes are those of all on one. */
 static void resumed(const char *settings, const char *first, const char *second)
 {
     char whole[2][33], parts[2][33], all[1024];
