@@ -30,11 +30,6 @@ static iv_status open_index(iv__device *d, const char *name, int32_t index)
                 name, n);
     IV_TRY(d->vt->device_open(d->drv, index, &d->dev));
     IV_TRY(d->vt->device_info(d->dev, &d->info));
-    if (d->invariant && !d->info.exact)
-        IV_FAIL(IV_UNSUPPORTED,
-                "opening device %s (%s): it cannot give the bits of --numerics invariant: %s "
-                "[hint: --numerics fast, or another device]",
-                name, d->info.name, d->info.notes);
     return d->vt->queue_open(d->dev, IV_QUEUE_COMPUTE, &d->queue);
 }
 
@@ -115,11 +110,56 @@ void iv__memory_free(iv__memory *m)
     *m = (iv__memory){0};
 }
 
+/* ---- kernels and the invariant flag ---- */
+
+/* Files of kernels, and expressions, without divisions, roots and functions. */
+static const char *const plain_files[] = {"matmul", "conv", "embed", "reduce"};
+#define PLAIN(X)                                                                                   \
+    X(ADD)                                                                                         \
+    X(SUB) X(MUL) X(MAXIMUM) X(MINIMUM) X(SCALE) X(ADD_SCALAR) X(NEG) X(ABS) X(SIGN) X(RELU)       \
+        X(RELU_GRAD) X(SIGMOID_GRAD) X(TANH_GRAD) X(EQ) X(TIE) X(CAST) X(DROPOUT)
+
+/* The operations whose exactness the bits of a kernel hang on: IV_INEXACT_*. */
+static uint32_t operations_of(const iv_kernel_src *src)
+{
+    enum {
+#define E(NAME, ...) ROW_##NAME,
+#include "../kernels/elem.def"
+#undef E
+        ROWS
+    };
+#define X(NAME) [ROW_##NAME] = true,
+    static const bool plain[ROWS] = {PLAIN(X)};
+#undef X
+    if (!src->program) {
+        for (int64_t i = 0; i < IV_COUNT(plain_files); ++i)
+            if (strcmp(src->file, plain_files[i]) == 0) return IV_INEXACT_BASIC;
+        return IV_INEXACT_ALL;
+    }
+    for (int32_t i = 0; i < src->program->n_ops; ++i)
+        if (!plain[src->program->ops[i].op]) return IV_INEXACT_ALL;
+    return IV_INEXACT_BASIC;
+}
+
+/* In `invariant` mode a kernel whose operations the device does inexactly is refused. */
+static iv_status check_exact(const iv__device *d, const iv_kernel_src *src)
+{
+    const bool f64 = src->program ? src->program->compute == IV_F64 : strchr(src->sig, 'd') != NULL;
+    if (!d->invariant || !(d->info.inexact[f64] & operations_of(src))) return IV_OK;
+    IV_FAIL(
+        IV_UNSUPPORTED,
+        "building kernel %s%s%s for %s (%s): it cannot have the bits of --numerics invariant: %s "
+        "[hint: --numerics fast, or another device]",
+        src->program ? "elements" : src->name, src->program ? "" : "_",
+        src->program ? "" : src->sig, d->name, d->info.name, d->info.notes);
+}
+
 static iv_status add_kernel(iv__device *d, const iv_kernel_src *src, const char *key, void **out)
 {
     IV_TRY(iv__reserve(&d->kernels, &d->cap_kernels, d->n_kernels + 1, sizeof(*d->kernels),
                        "kernels"));
     iv__kernel_entry *e = &d->kernels[d->n_kernels];
+    IV_TRY(check_exact(d, src));
     IV_TRY(d->vt->kernel_build(d->dev, src, &e->kernel));
     snprintf(e->key, sizeof(e->key), "%s", key);
     if (src->program) e->program = *src->program;

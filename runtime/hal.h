@@ -30,6 +30,14 @@ typedef struct iv_buffer {
     int64_t offset, bytes;
 } iv_buffer;
 
+/* Kinds of basic operations that a device may do otherwise than the numerics contract wants. */
+enum {
+    IV_INEXACT_BASIC = 1, /* sums, products, fma, denormals, or a * b + c fuses */
+    IV_INEXACT_DIVISION = 2,
+    IV_INEXACT_ROOT = 4,
+    IV_INEXACT_ALL = 7
+};
+
 /* What a device can do, filled by device_info. */
 typedef struct iv_device_info {
     char name[128]; /* "AMD EPYC 9B45" */
@@ -38,9 +46,10 @@ typedef struct iv_device_info {
     int64_t mem_bytes, mem_free;
     int32_t units; /* threads, compute units, multiprocessors */
     bool has_f64;
-    bool exact;                   /* passes the rounding probe: may carry the invariant flag */
+    bool exact;                   /* passes the rounding probe: every kernel is invariant */
     bool native_bf16, native_f16; /* faster than emulation */
     char notes[256];              /* what limits it, one line */
+    uint8_t inexact[2]; /* IV_INEXACT_* in f32, in f64: kernels with these are not invariant */
 } iv_device_info;
 
 /* One launch of a portable kernel: `groups` work-groups of 64 lanes. */

@@ -18,7 +18,7 @@
 extern "C" {
 #endif
 
-#define IV_PLUGIN_ABI ((2u << 16) | 0u)
+#define IV_PLUGIN_ABI ((2u << 16) | 1u)
 
 typedef enum iv_plugin_kind {
     IV_PLUGIN_BACKEND,

@@ -79,9 +79,10 @@ void iv__cache_load(const iv__cache *c, const uint64_t key[2], void **out_bytes,
 void iv__cache_store(const iv__cache *c, const uint64_t key[2], const void *bytes, size_t size);
 
 /* ---- probe.c ---- */
-/* Runs every basic operation on the device and compares bits.  Inexact operations are added to
- * `notes`, a text in `size` bytes.  Fails only if nothing can be run. */
+/* Runs every basic operation on the device and compares bits.  What was found is added to `notes`,
+ * a text in `size` bytes; out_inexact: IV_INEXACT_* in f32, in f64.  Fails only if nothing can be
+ * run. */
 iv_status iv__probe(const iv_host *h, const iv_backend *vt, void *dev, bool has_f64,
-                    bool *out_exact, char *notes, size_t size);
+                    uint8_t out_inexact[2], char *notes, size_t size);
 
 #endif

@@ -12,9 +12,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TRIPLES = 4096, OPS = 6 };
-static const char *const op_names[OPS] = {"addition", "product",     "fma",
-                                          "division", "square root", "a * b + c"};
+enum { TRIPLES = 4096, OPS = 6, DENORMALS = OPS, FINDINGS };
+static const struct {
+    const char *text;
+    uint8_t kind;
+} findings[FINDINGS] = {
+    {"additions inexact", IV_INEXACT_BASIC},     {"products inexact", IV_INEXACT_BASIC},
+    {"fma inexact", IV_INEXACT_BASIC},           {"divisions inexact", IV_INEXACT_DIVISION},
+    {"square roots inexact", IV_INEXACT_ROOT},   {"a * b + c fuses", IV_INEXACT_BASIC},
+    {"denormals are flushed", IV_INEXACT_BASIC},
+};
 
 static uint64_t next(uint64_t *state)
 {
@@ -33,9 +40,9 @@ static void inputs_f32(float *x)
         const uint32_t moderate = (r & 0x807fffffu) | ((120u + (r >> 23) % 16u) << 23);
         memcpy(&x[i], i < 3 * TRIPLES / 2 ? &moderate : &r, sizeof(r));
     }
-    for (int i = 0; i < 300; ++i) { /* plenty of denormals */
+    for (int i = 0; i < 900; ++i) { /* plenty of denormals, alone and with others */
         const uint32_t r = (uint32_t)next(&state) & 0x80ffffffu;
-        memcpy(&x[7 * i], &r, sizeof(r));
+        memcpy(&x[i < 300 ? 7 * i : 6144 + i], &r, sizeof(r));
     }
 }
 
@@ -47,9 +54,9 @@ static void inputs_f64(double *x)
         const uint64_t moderate = (r & 0x800fffffffffffffu) | ((1016u + (r >> 52) % 16u) << 52);
         memcpy(&x[i], i < 3 * TRIPLES / 2 ? &moderate : &r, sizeof(r));
     }
-    for (int i = 0; i < 300; ++i) {
+    for (int i = 0; i < 900; ++i) {
         const uint64_t r = next(&state) & 0x801fffffffffffffu;
-        memcpy(&x[7 * i], &r, sizeof(r));
+        memcpy(&x[i < 300 ? 7 * i : 6144 + i], &r, sizeof(r));
     }
 }
 
@@ -79,19 +86,37 @@ static void expect_f64(const double *x, double *y)
     }
 }
 
-/* Results that differ, counted per operation; elements of `size` bytes. */
-static void compare(const char *have, const char *want, size_t size, int wrong[OPS])
+static double number(const char *at, size_t size)
 {
+    float f;
+    double d;
+    memcpy(&f, at, sizeof(f));
+    if (size == sizeof(d)) memcpy(&d, at, sizeof(d));
+    return size == sizeof(d) ? d : (double)f;
+}
+
+static bool is_denormal(double x, size_t size)
+{
+    return x != 0 && fabs(x) < (size == 8 ? 0x1p-1022 : 0x1p-126);
+}
+
+/* Results that differ, counted per operation.  If an operation goes wrong only where a denormal
+ * goes in or should come out, then denormals are flushed.  x: triples of elements of `size` bytes.
+ */
+static void compare(const char *x, const char *have, const char *want, size_t size,
+                    int wrong[FINDINGS])
+{
+    int small[OPS] = {0};
     for (size_t i = 0; i < (size_t)TRIPLES * OPS; ++i) {
-        float f[2];
-        double d[2];
-        const char *h = have + i * size, *w = want + i * size;
-        if (memcmp(h, w, size) == 0) continue;
-        memcpy(f, h, 4), memcpy(f + 1, w, 4);
-        if (size == 8) memcpy(d, h, 8), memcpy(d + 1, w, 8);
-        const bool both_nan = size == 8 ? isnan(d[0]) && isnan(d[1]) : isnan(f[0]) && isnan(f[1]);
-        if (!both_nan) ++wrong[i % OPS];
+        const double h = number(have + i * size, size), w = number(want + i * size, size);
+        bool denormal = is_denormal(w, size);
+        if (memcmp(have + i * size, want + i * size, size) == 0 || (isnan(h) && isnan(w))) continue;
+        for (size_t k = 0; k < 3; ++k)
+            denormal |= is_denormal(number(x + (i / OPS * 3 + k) * size, size), size);
+        ++(denormal ? small : wrong)[i % OPS];
     }
+    for (int i = 0; i < OPS; ++i)
+        if (!wrong[i]) wrong[DENORMALS] += small[i];
 }
 
 typedef struct target {
@@ -125,7 +150,7 @@ static iv_status run(const target *t, void *kernel, const void *x, int64_t in_by
     return s;
 }
 
-static iv_status probe_type(const target *t, bool f64, int wrong[OPS])
+static iv_status probe_type(const target *t, bool f64, int wrong[FINDINGS])
 {
     const size_t size = f64 ? 8 : 4;
     const int64_t in = 3 * TRIPLES * (int64_t)size, out = OPS * TRIPLES * (int64_t)size;
@@ -140,7 +165,7 @@ static iv_status probe_type(const target *t, bool f64, int wrong[OPS])
         f64 ? expect_f64((double *)(void *)memory, (double *)(void *)want)
             : expect_f32((float *)(void *)memory, (float *)(void *)want);
         s = run(t, kernel, memory, in, have, out);
-        if (s == IV_OK) compare(have, want, size, wrong);
+        if (s == IV_OK) compare(memory, have, want, size, wrong);
     } else {
         s = t->host->fail(IV_NO_MEMORY, "probing a device");
     }
@@ -150,22 +175,27 @@ static iv_status probe_type(const target *t, bool f64, int wrong[OPS])
 }
 
 iv_status iv__probe(const iv_host *h, const iv_backend *vt, void *dev, bool has_f64,
-                    bool *out_exact, char *notes, size_t size)
+                    uint8_t out_inexact[2], char *notes, size_t size)
 {
     const target t = {h, vt, dev};
     size_t n = strlen(notes);
-    *out_exact = true;
+    out_inexact[0] = out_inexact[1] = 0;
     for (int f64 = 0; f64 <= (has_f64 ? 1 : 0); ++f64) {
-        int wrong[OPS] = {0};
+        int wrong[FINDINGS] = {0};
         const iv_status s = probe_type(&t, f64 == 1, wrong);
         if (s != IV_OK) return s;
-        for (int i = 0; i < OPS; ++i) {
+        for (int i = 0; i < FINDINGS; ++i) {
             if (wrong[i] == 0) continue;
-            *out_exact = false;
-            if (n < size)
-                n += (size_t)snprintf(notes + n, size - n, "%s%s %s inexact", n ? ", " : "",
-                                      f64 ? "f64" : "f32", op_names[i]);
+            n += (size_t)snprintf(notes + n, size - n, "%s%s%s", n ? "; " : "",
+                                  out_inexact[f64] ? ""
+                                  : f64            ? "f64: "
+                                                   : "f32: ",
+                                  findings[i].text);
+            if (n >= size) n = size - 1;
+            out_inexact[f64] |= findings[i].kind;
         }
     }
+    if (!out_inexact[0] && !out_inexact[1])
+        snprintf(notes + n, size - n, "%srounds exactly, keeps denormals", n ? "; " : "");
     return IV_OK;
 }

@@ -81,7 +81,7 @@ iv_status iv__gpu_device_open(void *drv, int32_t index, void **out_dev)
     s = api->describe(index, &d->desc);
     if (s == IV_OK) s = open_context(d);
     if (s == IV_OK)
-        s = iv__probe(api->host, &iv__gpu_backend, d, true, &d->exact, d->notes, sizeof(d->notes));
+        s = iv__probe(api->host, &iv__gpu_backend, d, true, d->inexact, d->notes, sizeof(d->notes));
     if (s != IV_OK) {
         iv__gpu_device_close(d);
         return s;
@@ -119,7 +119,8 @@ iv_status iv__gpu_device_info(void *dev, iv_device_info *out)
     out->mem_free = (int64_t)mem_free;
     out->units = d->desc.units;
     out->has_f64 = true;
-    out->exact = d->exact;
+    out->exact = !d->inexact[0] && !d->inexact[1];
+    memcpy(out->inexact, d->inexact, sizeof(out->inexact));
     snprintf(out->notes, sizeof(out->notes), "%s", d->notes);
     return IV_OK;
 }

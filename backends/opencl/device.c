@@ -110,14 +110,16 @@ iv_status iv__cl_device_open(cl_device_id id, int32_t index, const char *cache,
         snprintf(d->cache.folder, sizeof(d->cache.folder), "%s", cache);
     const uint64_t local = device_number(id, CL_DEVICE_LOCAL_MEM_SIZE, sizeof(cl_ulong)),
                    group = device_number(id, CL_DEVICE_MAX_WORK_GROUP_SIZE, sizeof(size_t));
-    snprintf(d->notes, sizeof(d->notes),
-             "%s; groups of up to %llu work-items, %llu KiB of local memory; f16 %s",
-             d->cpu ? "kernels as loops" : "kernels as 64 lanes", (unsigned long long)group,
-             (unsigned long long)(local >> 10), d->f16 ? "supported" : "stored only");
+    snprintf(
+        d->notes, sizeof(d->notes),
+        "platform %s; kernels as %s; groups of up to %llu work-items, %llu KiB of local memory; "
+        "f16 %s",
+        d->platform, d->cpu ? "loops" : "64 lanes", (unsigned long long)group,
+        (unsigned long long)(local >> 10), d->f16 ? "arithmetic not used" : "stored only");
     iv_status s = check_limits(d);
     if (s == IV_OK) s = open_context(d);
     if (s == IV_OK)
-        s = iv__probe(iv__cl_host, &iv__cl_backend, d, d->f64, &d->exact, d->notes,
+        s = iv__probe(iv__cl_host, &iv__cl_backend, d, d->f64, d->inexact, d->notes,
                       sizeof(d->notes));
     if (s != IV_OK) {
         iv__cl_device_close(d);
@@ -153,13 +155,23 @@ iv_status iv__cl_device_info(void *dev, iv_device_info *out)
     out->mem_free = d->mem_bytes - d->allocated; /* OpenCL does not tell what others use */
     out->units = (int32_t)d->units;
     out->has_f64 = d->f64;
-    out->exact = d->exact;
+    out->exact = !d->inexact[0] && !d->inexact[1];
+    memcpy(out->inexact, d->inexact, sizeof(out->inexact));
     out->native_f16 = false; /* 16-bit types are storage only */
     snprintf(out->notes, sizeof(out->notes), "%s", d->notes);
     return IV_OK;
 }
 
 /* ---- memory ---- */
+
+static void release(cl_memory *m)
+{
+    if (m->host) iv__cl.EnqueueUnmapMemObject(m->queue, m->mem, m->host, 0, NULL, NULL);
+    if (m->host) iv__cl.Finish(m->queue);
+    if (m->queue) iv__cl.ReleaseCommandQueue(m->queue);
+    iv__cl.ReleaseMemObject(m->mem);
+    free(m);
+}
 
 iv_status iv__cl_mem_alloc(void *dev, int64_t bytes, iv_mem_kind kind, void **out_mem)
 {
@@ -186,14 +198,12 @@ iv_status iv__cl_mem_alloc(void *dev, int64_t bytes, iv_mem_kind kind, void **ou
                            (long long)size);
     }
     if (kind == IV_MEM_HOST) {
-        cl_command_queue q = iv__cl.CreateCommandQueue(d->context, d->id, 0, &e);
-        if (q)
-            m->host = iv__cl.EnqueueMapBuffer(q, m->mem, CL_TRUE, CL_MAP_READ | CL_MAP_WRITE, 0,
-                                              (size_t)size, 0, NULL, NULL, &e);
-        if (q) iv__cl.ReleaseCommandQueue(q);
+        m->queue = iv__cl.CreateCommandQueue(d->context, d->id, 0, &e);
+        if (m->queue)
+            m->host = iv__cl.EnqueueMapBuffer(m->queue, m->mem, CL_TRUE, CL_MAP_READ | CL_MAP_WRITE,
+                                              0, (size_t)size, 0, NULL, NULL, &e);
         if (!m->host) {
-            iv__cl.ReleaseMemObject(m->mem);
-            free(m);
+            release(m);
             return iv__cl_fail(e, "%s (%s): mapping %lld bytes of pinned memory", d->label, d->name,
                                (long long)size);
         }
@@ -208,10 +218,9 @@ void iv__cl_mem_free(void *dev, void *mem)
     cl_dev *d = dev;
     cl_memory *m = mem;
     if (!m) return;
-    iv__cl.ReleaseMemObject(m->mem); /* a mapping ends with it */
     d->allocated -= m->bytes;
     ++d->freed;
-    free(m);
+    release(m);
 }
 
 void *iv__cl_mem_host(void *dev, void *mem)

@@ -37,7 +37,8 @@ iv_status iv__cl_fail(cl_int error, const char *fmt, ...) __attribute__((format(
 
 typedef struct cl_memory {
     cl_mem mem;
-    void *host; /* mapped for good: IV_MEM_HOST only */
+    void *host;             /* IV_MEM_HOST only: mapped until it is freed, */
+    cl_command_queue queue; /* by this queue */
     int64_t bytes;
 } cl_memory;
 
@@ -61,7 +62,8 @@ typedef struct cl_device {
     uint64_t freed; /* number of memories freed: arguments set before may be stale */
     cl_uint units;
     int vector; /* CPU devices: f32 in a vector register, 4 to 16 */
-    bool cpu, pocl, f64, f16, exact_option, exact;
+    bool cpu, pocl, f64, f16, exact_option;
+    uint8_t inexact[2]; /* IV_INEXACT_* in f32, in f64 */
 } cl_dev;
 
 typedef struct cl_kern {

@@ -53,8 +53,10 @@ static void device_text(const iv_device_entry *d)
            d->arch[0] ? ", " : "", d->arch);
     printf("%10s f32 native, f64 %s, bf16 %s, f16 %s; invariant numerics: %s\n", "",
            d->f64 ? "native" : "no", d->native_bf16 ? "native" : "emulated",
-           d->native_f16 ? "native" : "emulated", d->exact ? "yes" : "no");
-    if (d->driver[0]) printf("%10s driver %s\n", "", d->driver);
+           d->native_f16 ? "native" : "emulated", d->exact ? "yes" : "not by all kernels");
+    if (d->driver[0])
+        printf("%10s %s%s%sdriver %s\n", "", d->vendor[0] ? "vendor " : "", d->vendor,
+               d->vendor[0] ? ", " : "", d->driver);
     if (d->notes[0]) printf("%10s %s\n", "", d->notes);
 }
 
