@@ -128,8 +128,8 @@ typedef struct gpu_device {
     iv__cache cache;
     gpu_code *codes;
     uint8_t inexact[2]; /* IV_INEXACT_* in f32, in f64 */
-    uint64_t peers; /* bit i: device i's memory is mapped here */
-    void *library;  /* handle of the vendor's matrix products, once they were asked for */
+    uint64_t peers;     /* bit i: device i's memory is mapped here */
+    void *library;      /* handle of the vendor's matrix products, once they were asked for */
     void (*library_close)(void *handle);
 } gpu_device;
 

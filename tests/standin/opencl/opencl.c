@@ -36,6 +36,7 @@ typedef struct handle {
     size_t bytes;   /* BUFFER */
     char *memory;   /* BUFFER */
     char name[64];  /* KERNEL */
+    bool f64;       /* PROGRAM, KERNEL: what it computes in */
     cl_mem args[8]; /* KERNEL */
     int64_t offset[8];
 } handle;
@@ -357,10 +358,13 @@ PUBLIC cl_int clEnqueueFillBuffer(cl_command_queue q, cl_mem m, const void *patt
 PUBLIC cl_program clCreateProgramWithSource(cl_context c, cl_uint n, const char **texts,
                                             const size_t *sizes, cl_int *error)
 {
-    (void)n, (void)texts, (void)sizes;
+    static const char f64[] = "#define A d\n";
     use(c, CONTEXT);
     MAY_FAIL_TO_MAKE(CreateProgramWithSource);
-    return make(PROGRAM);
+    handle *h = make(PROGRAM);
+    for (cl_uint i = 0; i < n; ++i)
+        h->f64 |= memmem(texts[i], sizes[i], f64, sizeof(f64) - 1) != NULL;
+    return (cl_program)(void *)h;
 }
 
 PUBLIC cl_program clCreateProgramWithBinary(cl_context c, cl_uint n, const cl_device_id *devices,
@@ -414,9 +418,10 @@ PUBLIC cl_int clReleaseProgram(cl_program p)
 
 PUBLIC cl_kernel clCreateKernel(cl_program p, const char *name, cl_int *error)
 {
-    use(p, PROGRAM);
+    const bool f64 = ((const handle *)use(p, PROGRAM))->f64;
     MAY_FAIL_TO_MAKE(CreateKernel);
     handle *h = make(KERNEL);
+    h->f64 = f64;
     strncpy(h->name, name, sizeof(h->name) - 1);
     return (cl_kernel)(void *)h;
 }
@@ -450,8 +455,10 @@ PUBLIC cl_int clEnqueueNDRangeKernel(cl_command_queue q, cl_kernel k, cl_uint di
     MAY_FAIL(EnqueueNDRangeKernel);
     for (int i = 0; i < 8; ++i) use(h->args[i], BUFFER);
     if (strcmp(h->name, "grad_norm") == 0) { /* norm, factor of clipping, finite */
-        const float scalars[4] = {1, 1, 1, 0};
-        memcpy(part(h->args[2], (size_t)h->offset[2], sizeof(scalars)), scalars, sizeof(scalars));
+        const float f[3] = {1, 1, 1};
+        const double d[3] = {1, 1, 1};
+        const size_t size = h->f64 ? sizeof(d) : sizeof(f);
+        memcpy(part(h->args[2], (size_t)h->offset[2], size), h->f64 ? (const void *)d : f, size);
     }
     return CL_SUCCESS;
 }
