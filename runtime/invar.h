@@ -591,8 +591,7 @@ typedef struct iv_device_entry {
     bool f64, exact, native_bf16, native_f16;
     char why[512]; /* backend not usable: the reason (the rest is empty then) */
 } iv_device_entry;
-/* Devices of all backends, and backends that cannot be used with the reason.  The caller frees
- * *out. */
+/* Devices of all backends, and unusable backends with the reason.  The caller frees *out. */
 IV_API iv_status iv_devices_list(iv_device_entry **out, int64_t *out_n);
 
 #ifdef __cplusplus
