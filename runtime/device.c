@@ -123,8 +123,7 @@ static const char *const plain_files[] = {"matmul", "conv", "embed", "reduce"};
     X(SCALE)                                                                                       \
     X(ADD_SCALAR)                                                                                  \
     X(NEG)                                                                                         \
-    X(ABS) X(SIGN) X(RELU) X(RELU_GRAD) X(SIGMOID_GRAD) X(TANH_GRAD) X(EQ) X(TIE) X(CAST)          \
-        X(DROPOUT)
+    X(ABS) X(SIGN) X(RELU) X(RELU_GRAD) X(SIGMOID_GRAD) X(TANH_GRAD) X(EQ) X(TIE) X(CAST) X(DROPOUT)
 
 /* The operations whose exactness the bits of a kernel hang on: IV_INEXACT_*. */
 static uint32_t operations_of(const iv_kernel_src *src)
