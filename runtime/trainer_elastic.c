@@ -7,40 +7,52 @@
  * depends on how many they are. */
 #include "trainer.h"
 
-/* What is not in arenas. */
+/* What is not in arenas; the precision plugin's state is a text of its own. */
 typedef struct state {
     int64_t step, samples_seen, skips, skipped, skipped_none;
     iv_step_report report; /* of the last step */
-    char precision[1024];
 } state;
 
-static iv_status describe(const iv_trainer *t, const iv_step_report *r, state *out)
+typedef struct states {
+    state *all; /* [world] */
+    char *text; /* [world][room] */
+    int64_t room;
+} states;
+
+static iv_status states_new(iv_trainer *t, states *out)
 {
     const iv__precision *p = &t->precision;
-    const size_t n = p->vt->save ? p->vt->save(p->run, NULL, 0) : 0;
-    *out = (state){.step = t->step,
-                   .samples_seen = t->samples_seen,
-                   .skips = p->skips,
-                   .skipped = p->skipped,
-                   .skipped_none = p->skipped_none,
-                   .report = *r};
-    if (n >= sizeof(out->precision))
-        IV_FAIL(IV_INTERNAL, "precision %s has a state of %zu bytes", p->name, n);
-    if (n) p->vt->save(p->run, out->precision, n);
-    return IV_OK;
+    const int32_t world = t->workers.comm->ranks.world;
+    *out = (states){.room = 1 + (int64_t)(p->vt->save ? p->vt->save(p->run, NULL, 0) : 0)};
+    IV_TRY(iv__comm_reduce(t->workers.comm, IV_COMM_MAX, &out->room, 1));
+    IV_TRY(iv__calloc(world, sizeof(*out->all), "states of ranks", &out->all));
+    return iv__calloc(world * out->room, 1, "precision states of ranks", &out->text);
 }
 
-static iv_status adopt(iv_trainer *t, const state *s, iv_step_report *r)
+static void describe(const iv_trainer *t, const iv_step_report *r, states *out)
 {
+    const iv__precision *p = &t->precision;
+    const int32_t rank = t->workers.comm->ranks.rank;
+    out->all[rank] = (state){.step = t->step,
+                             .samples_seen = t->samples_seen,
+                             .skips = p->skips,
+                             .skipped = p->skipped,
+                             .skipped_none = p->skipped_none,
+                             .report = *r};
+    if (p->vt->save) p->vt->save(p->run, out->text + rank * out->room, (size_t)out->room - 1);
+}
+
+static iv_status adopt(iv_trainer *t, const states *from, int32_t rank, iv_step_report *r)
+{
+    const state *s = &from->all[rank];
     iv__precision *p = &t->precision;
-    const size_t n = strlen(s->precision);
     t->step = s->step;
     t->samples_seen = s->samples_seen;
     p->skips = s->skips;
     p->skipped = s->skipped;
     p->skipped_none = s->skipped_none;
     *r = s->report;
-    return n && p->vt->load ? p->vt->load(p->run, s->precision, n) : IV_OK;
+    return iv__precision_resume(p, p->name, from->text + rank * from->room);
 }
 
 /* The other devices of this rank get what the first one has. */
@@ -78,33 +90,36 @@ static iv_status copy_from(iv_trainer *t, int32_t from)
     return IV_OK;
 }
 
-static iv_status catch_up(iv_trainer *t, state *all, iv_step_report *r)
+static iv_status catch_up(iv_trainer *t, states *known, iv_step_report *r)
 {
-    const iv__comm *c = t->workers.comm;
+    iv__comm *c = t->workers.comm;
+    const state *all = known->all;
     int32_t ahead = 0;
     bool same = true;
-    IV_TRY(iv__comm_agree(t->workers.comm, describe(t, r, &all[c->ranks.rank])));
-    IV_TRY(iv__comm_gather(t->workers.comm, all, sizeof(*all)));
+    describe(t, r, known);
+    IV_TRY(iv__comm_gather(c, known->all, sizeof(*known->all)));
+    IV_TRY(iv__comm_gather(c, known->text, known->room));
     for (int32_t i = 0; i < c->ranks.world; ++i) {
         same = same && all[i].samples_seen == all[0].samples_seen;
         if (all[i].samples_seen > all[ahead].samples_seen) ahead = i;
     }
     if (same) return IV_OK;
     IV_TRY(copy_from(t, ahead));
-    return t->samples_seen == all[ahead].samples_seen ? IV_OK : adopt(t, &all[ahead], r);
+    return t->samples_seen == all[ahead].samples_seen ? IV_OK : adopt(t, known, ahead, r);
 }
 
 iv_status iv__trainer_again(iv_trainer *t, iv_step_report *r)
 {
-    state *all;
+    states known = {0};
     IV_TRY(iv__workers_again(t, &t->workers));
     const iv_ranks *now = &t->workers.comm->ranks;
     if (t->ckpt && t->ckpt->join)
         IV_TRY(t->ckpt->join(t->ckpt_self, &(iv_ckpt_group){.rank = now->rank,
                                                             .ranks = now->world,
                                                             .local_rank = now->local_rank}));
-    IV_TRY(iv__calloc(t->workers.comm->ranks.world, sizeof(*all), "states of ranks", &all));
-    iv_status s = catch_up(t, all, r);
-    free(all);
+    iv_status s = states_new(t, &known);
+    if (s == IV_OK) s = catch_up(t, &known, r);
+    free(known.all);
+    free(known.text);
     return s;
 }

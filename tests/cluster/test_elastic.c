@@ -64,6 +64,18 @@ static void rank_0(void **state)
     if (!strstr(out_, "\"step\":300,")) fail_msg("no step 300: %s", out_);
 }
 
+/* A policy whose state is kilobytes of text. */
+static void a_large_precision_state(void **state)
+{
+    char others[80];
+    (void)state;
+    strcpy(others, expected_);
+    runs_as("A=b", ELASTIC "--precision fp8", 0);
+    hash_of_run(expected_);
+    goes_on_without(1, SIGKILL, "--precision fp8 --rank-logs logs", "rank 1 on ");
+    strcpy(expected_, others);
+}
+
 static void one_rank_after_the_other(void **state)
 {
     char some[80];
@@ -107,6 +119,7 @@ int main(void)
         cmocka_unit_test(a_killed_rank),
         cmocka_unit_test(a_stopped_rank),
         cmocka_unit_test(rank_0),
+        cmocka_unit_test(a_large_precision_state),
         cmocka_unit_test(one_rank_after_the_other),
         cmocka_unit_test(needs_what_it_can_go_on_with),
     };
