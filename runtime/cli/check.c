@@ -27,7 +27,8 @@ static int open_on(const iv__cli *c, const char *device, iv__cli_run *out)
     int status = iv__cli_config(c, c->n_args ? c->arg[0] : NULL, &config);
     if (status == 0) status = iv__cli_neutral(c, config);
     if (status != 0) return status;
-    iv_status s = iv_config_set(config, "device.devices", device);
+    iv_status s = iv__cli_alone(config);
+    if (s == IV_OK) s = iv_config_set(config, "device.devices", device);
     if (s == IV_OK && !iv_config_is_set(config, "numerics.mode"))
         s = iv_config_set(config, "numerics.mode", "invariant");
     if (s != IV_OK) {

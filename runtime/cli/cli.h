@@ -154,6 +154,8 @@ void iv__cli_close(iv__cli_run *r);
 /* For commands that only look: nothing is resumed, no run folder is made, and a model of text may
  * be without data.  Frees config unless it returns 0. */
 int iv__cli_neutral(const iv__cli *c, iv_config *config);
+/* For commands that work in this process alone, however many ranks the run has. */
+iv_status iv__cli_alone(iv_config *config);
 
 /* ---- rank.c ---- */
 enum { IV_CLI_SPAWNED = -1 }; /* the ranks did the work, in processes of their own */

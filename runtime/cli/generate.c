@@ -165,11 +165,9 @@ static int generate(const iv__cli *c, const iv__cli_run *r, request *q)
 static int neutral(const iv__cli *c, iv_config *config)
 {
     static const char *const keys[] = {"out.dir", "out.resume", "model.init"};
-    for (int32_t i = 0; i < 3; ++i) {
-        const iv_status s = iv_config_set(config, keys[i], "");
-        if (s != IV_OK) return iv__cli_status(c, s);
-    }
-    return 0;
+    iv_status s = iv__cli_alone(config);
+    for (int32_t i = 0; s == IV_OK && i < 3; ++i) s = iv_config_set(config, keys[i], "");
+    return s == IV_OK ? 0 : iv__cli_status(c, s);
 }
 
 static int prepare(const iv__cli *c, request *q, iv_config *config)

@@ -1,6 +1,8 @@
 /* open.c: from a configuration to a trainer: data, model specification, trainer. */
 #include "cli.h"
 
+#include <string.h>
+
 static iv_status open_run(bool with_data, iv__cli_run *r)
 {
     const iv_config *config = r->config;
@@ -38,6 +40,19 @@ int iv__cli_neutral(const iv__cli *c, iv_config *config)
     if (s == IV_OK) return 0;
     iv_config_free(config);
     return iv__cli_status(c, s);
+}
+
+iv_status iv__cli_alone(iv_config *config)
+{
+    /* DeepSpeed's file counts ranks; of a list of devices each is this process's. */
+    const bool counts = strcmp(iv_config_str(config, "cluster.strategy"), "deepspeed") == 0;
+    const char *devices = iv_config_str(config, "device.devices");
+    const bool number = devices[strspn(devices, "0123456789")] == 0;
+    iv_status s = iv_config_set(config, "cluster.name", "none");
+    if (s == IV_OK) s = iv_config_set(config, "cluster.nodes", "0");
+    if (s == IV_OK && counts) s = iv_config_set(config, "cluster.strategy", "ddp");
+    if (s == IV_OK && number) s = iv_config_set(config, "device.devices", "auto");
+    return s;
 }
 
 void iv__cli_close(iv__cli_run *r)

@@ -91,6 +91,17 @@ static void ends_with_its_parent(void **state)
     assert_true(kill(ranks[0], 0) != 0 && kill(ranks[1], 0) != 0);
 }
 
+/* What works in one process does so on the folder of a run of several. */
+static void other_commands_need_no_ranks(void **state)
+{
+    (void)state;
+    runs_as("A=b", TRAIN "--max-steps 2 --devices 2 --strategy fsdp --out several", 0);
+    runs_as("A=b", "generate --out several --tokens 4", 0);
+    runs_as("OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_RANK=1", "generate --out several --tokens 4",
+            0);
+    runs_as("A=b", "bench step several/config.yaml --seconds 0.01", 0);
+}
+
 /* SIGUSR1 to the last rank alone: all stop after a checkpoint, the job is queued again; started as
  * the scheduler does, it goes on, to the bits of a run that was not stopped. */
 static void is_requeued_and_goes_on(void **state)
@@ -131,9 +142,10 @@ static int make_files(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(gives_the_bits_of_one), cmocka_unit_test(works_with_plain_variables),
-        cmocka_unit_test(refuses_in_one_line),   cmocka_unit_test(names_a_killed_rank),
-        cmocka_unit_test(ends_with_its_parent),  cmocka_unit_test(is_requeued_and_goes_on),
+        cmocka_unit_test(gives_the_bits_of_one),   cmocka_unit_test(works_with_plain_variables),
+        cmocka_unit_test(refuses_in_one_line),     cmocka_unit_test(names_a_killed_rank),
+        cmocka_unit_test(ends_with_its_parent),    cmocka_unit_test(other_commands_need_no_ranks),
+        cmocka_unit_test(is_requeued_and_goes_on),
     };
     return cmocka_run_group_tests(tests, make_files, temporary_remove);
 }
