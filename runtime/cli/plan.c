@@ -54,12 +54,12 @@ static iv_status print_json(iv_trainer *t)
 
 static int print_plan(const iv__cli *c, iv_trainer *t)
 {
-    if (c->json) return iv__cli_status(c, print_json(t));
-    char *text;
+    char *text = NULL;
     const iv_status s =
-        iv_trainer_plan_text(t, c->verbose ? IV_PLAN_REFUSED : IV_PLAN_STEPS, &text);
+        c->json ? print_json(t)
+                : iv_trainer_plan_text(t, c->verbose ? IV_PLAN_REFUSED : IV_PLAN_STEPS, &text);
     if (s != IV_OK) return iv__cli_status(c, s);
-    fputs(text, stdout);
+    if (text) fputs(text, stdout);
     free(text);
     return 0;
 }
