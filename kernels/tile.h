@@ -359,4 +359,35 @@ IV_FN void iv_tile_b(f32 *acc, i32 rows, IV_LOCAL_ const f32 *a, i32 ars, i32 ac
     }
 }
 #endif
+
+/* A 64 x 64 tile that is written by rows and read by columns, or the other way round: element (r, c) lies
+ * at TILE_AT(r, c).  On a device the elements of a row are permuted, so that 32 neighbours of a row are in
+ * 32 banks, and so are those of a column. */
+#ifdef IV_HOST_FORM
+#define TILE_AT(r, c) ((r) * 64 + (c))
+#else
+#define TILE_AT(r, c) ((r) * 64 + ((c) ^ (r)))
+#endif
+/* Turns rows [0, nr) x columns [0, nc): dst[c * 64 + r], zeros up to 64 x 64.  tmp: SHARED [64 * 64]; a
+ * device goes through it, since neighbouring lanes must read and write neighbouring elements of dst too. */
+#ifdef IV_HOST_FORM
+#define TILE_TURN(dst, tmp, nr, nc, T, src, base, rs)                                              \
+    TILE_LOAD_ANY(dst, 1, 64, 64, 64, nr, nc, T, src, base, rs, 1)
+#else
+#define TILE_TURN(dst, tmp, nr, nc, T, src, base, rs)                                              \
+    EACH2(r, 64, c, 64,                                                                            \
+          (tmp)[TILE_AT(c, r)] =                                                                   \
+              r < (nr) && c < (nc) ? LDX(T, src, (base) + r * (rs) + c) : C_(0);)                  \
+    EACH2(c, 64, r, 64, (dst)[c * 64 + r] = (tmp)[TILE_AT(c, r)];)
+#endif
+
+/* While another product needs registers, rows 32..63 of a PRIVN wait in memory of the group: tmp, SHARED
+ * [32 * 64].  On the host they are in memory anyway. */
+#ifdef IV_HOST_FORM
+#define TILE_PARK(v, tmp)
+#define TILE_FETCH(v, tmp)
+#else
+#define TILE_PARK(v, tmp) ROWS(e, 32, (tmp)[e * 64 + lid] = PN(v, 32 + e);)
+#define TILE_FETCH(v, tmp) ROWS(e, 32, PN(v, 32 + e) = (tmp)[e * 64 + lid];)
+#endif
 #endif

@@ -1,6 +1,8 @@
 /* test_ptx_kernels.c: every kernel of kernels.def, as PTX of the real NVRTC, against the host's
  * instance: equal bits.  The launches are those of the operator tests' cases and of small trainings
- * (twin.h). */
+ * (twin.h).
+ *
+ *   test_ptx_kernels [FILTER]      FILTER: only the tests that match, as "test_access" */
 #include "ops/cases.h"
 #undef WORKS /* session.h has its own */
 #include "train/session.h"
@@ -77,23 +79,6 @@ static void test_trainings(void **state)
  * sectors, and how many passes over the banks an access may take. */
 static const double most_sectors = 1.25;
 static const int32_t most_ways = 2;
-/* Those that do not keep to it yet, and why. */
-static const struct {
-    const char *name, *reason;
-} exempt[] = {
-    {"attention", "tiles of keys are transposed on their way: lanes read columns"},
-    {"attention_dq", "as attention"},
-    {"attention_dkv", "as attention"},
-    {"init_normal", "the four numbers of a Philox block go to neighbouring words: 4-way"},
-    {NULL, NULL},
-};
-
-static bool is_exempt(const char *name)
-{
-    for (int i = 0; exempt[i].name; ++i)
-        if (strcmp(exempt[i].name, name) == 0) return true;
-    return false;
-}
 
 static void test_access(void **state)
 {
@@ -109,7 +94,7 @@ static void test_access(void **state)
     for (int32_t i = 0; i < n; ++i) {
         if (!twin_access(i, &t)) continue;
         const double ratio = (double)t.sectors / (double)t.ideal;
-        if ((ratio <= most_sectors && t.worst <= most_ways) || is_exempt(rows[i].name)) continue;
+        if (ratio <= most_sectors && t.worst <= most_ways) continue;
         print_error("%s_%s: %.2f of the ideal sectors, %d-way bank conflicts\n", rows[i].name,
                     rows[i].sig, ratio, t.worst);
         ++bad;
@@ -149,12 +134,13 @@ static int close_it(void **state)
     return 0;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     char why[256];
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cases), cmocka_unit_test(test_trainings),
         cmocka_unit_test(test_access), cmocka_unit_test(test_complete)};
+    if (argc > 1) cmocka_set_test_filter(argv[1]);
     if (!nvrtc_open(why, sizeof(why))) {
         printf("skipped: %s\n", why);
         return 77;
