@@ -14,28 +14,16 @@
 #define CNN COMMON "train.batch=4 model.name=cnn model.channels=4 "
 
 static const char *kind;
+static char accelerator[40]; /* of that kind, as a setting */
 static int steps = 2;
-
-static void train(const char *settings, const char *accelerator, char hashes[2][33])
-{
-    char all[1024];
-    session s;
-    iv_step_report r;
-    snprintf(all, sizeof(all), "%s device.accelerator=%s", settings, accelerator);
-    session_open(&s, all);
-    for (int i = 0; i < steps; ++i) WORKS(iv_trainer_step(s.trainer, &r));
-    WORKS(iv_trainer_hash(s.trainer, false, hashes[0]));
-    WORKS(iv_trainer_hash(s.trainer, true, hashes[1]));
-    session_close(&s);
-}
 
 #define RUN(test, settings)                                                                        \
     static void test(void **state)                                                                 \
     {                                                                                              \
         char cpu[2][33], gpu[2][33];                                                               \
         (void)state;                                                                               \
-        train(settings, "cpu", cpu);                                                               \
-        train(settings, kind, gpu);                                                                \
+        session_hashes(settings, "device.accelerator=cpu", steps, cpu);                            \
+        session_hashes(settings, accelerator, steps, gpu);                                         \
         assert_string_equal(gpu[0], cpu[0]);                                                       \
         assert_string_equal(gpu[1], cpu[1]);                                                       \
     }
@@ -57,6 +45,7 @@ int main(int argc, char **argv)
     };
     hal device;
     kind = argc > 1 ? argv[1] : "cuda";
+    snprintf(accelerator, sizeof(accelerator), "device.accelerator=%s", kind);
     if (argc > 2) steps = atoi(argv[2]);
     if (argc > 3) cmocka_set_test_filter(argv[3]);
     const iv_status s = hal_open(&device, kind, 0, NULL);

@@ -15,24 +15,11 @@ enum { STEPS = 9 }; /* shares are dealt anew after the 8th */
 
 static hal device;
 
-static void train(const char *settings, const char *more, char hashes[2][33])
-{
-    char all[1024];
-    session s;
-    iv_step_report r;
-    snprintf(all, sizeof(all), "%s %s", settings, more);
-    session_open(&s, all);
-    for (int i = 0; i < STEPS; ++i) WORKS(iv_trainer_step(s.trainer, &r));
-    WORKS(iv_trainer_hash(s.trainer, false, hashes[0]));
-    WORKS(iv_trainer_hash(s.trainer, true, hashes[1]));
-    session_close(&s);
-}
-
 static void same_hashes(const char *settings)
 {
     char cpu[2][33], opencl[2][33];
-    train(settings, "device.accelerator=cpu", cpu);
-    train(settings, "device.accelerator=opencl", opencl);
+    session_hashes(settings, "device.accelerator=cpu", STEPS, cpu);
+    session_hashes(settings, "device.accelerator=opencl", STEPS, opencl);
     assert_string_equal(opencl[0], cpu[0]);
     assert_string_equal(opencl[1], cpu[1]);
 }
@@ -41,12 +28,12 @@ static void same_hashes(const char *settings)
 static void mixed(const char *settings)
 {
     char one[2][33], both[2][33];
-    train(settings, "device.accelerator=cpu", one);
+    session_hashes(settings, "device.accelerator=cpu", STEPS, one);
     static const char *const lists[] = {"device.devices=cpu:0,opencl:0 device.shares=1:1",
                                         "device.devices=cpu:0,opencl:0 device.shares=3:1",
                                         "device.devices=opencl:0,cpu:0"};
     for (int i = 0; i < 3; ++i) {
-        train(settings, lists[i], both);
+        session_hashes(settings, lists[i], STEPS, both);
         assert_string_equal(both[0], one[0]);
         assert_string_equal(both[1], one[1]);
     }
@@ -58,7 +45,7 @@ static void resumed(const char *settings, const char *first, const char *second)
     char whole[2][33], parts[2][33], all[1024];
     session s;
     iv_step_report r;
-    train(settings, "device.accelerator=cpu", whole);
+    session_hashes(settings, "device.accelerator=cpu", STEPS, whole);
     snprintf(all, sizeof(all), "%s device.accelerator=%s", settings, first);
     session_open(&s, all);
     for (int i = 0; i < 2; ++i) WORKS(iv_trainer_step(s.trainer, &r));

@@ -118,6 +118,21 @@ static inline void session_close(session *s)
     *s = (session){0};
 }
 
+/* `steps` steps of a run of its own; hashes of its parameters and of its optimizer's state. */
+static inline void session_hashes(const char *settings, const char *more, int steps,
+                                  char hashes[2][33])
+{
+    char all[1024];
+    session s;
+    iv_step_report r;
+    snprintf(all, sizeof(all), "%s %s", settings, more);
+    session_open(&s, all);
+    for (int i = 0; i < steps; ++i) WORKS(iv_trainer_step(s.trainer, &r));
+    WORKS(iv_trainer_hash(s.trainer, false, hashes[0]));
+    WORKS(iv_trainer_hash(s.trainer, true, hashes[1]));
+    session_close(&s);
+}
+
 static inline int64_t param_index(const session *s, const char *name, int64_t *out_count)
 {
     for (int64_t i = 0; i < iv_trainer_param_count(s->trainer); ++i) {
