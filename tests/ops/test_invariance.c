@@ -26,7 +26,9 @@ static int open_it(void **state)
     first = device_open(1, NULL, true, NULL);
     add_device(2, NULL, NULL, "2 threads");
     add_device(2, NULL, "*:portable", "portable kernels");
-    for (int level = 0; level <= iv__isa_detect(); ++level) {
+    /* "x86-64-v3": the best level that this machine and this build have */
+    const int best = iv__isa_from_name(strrchr(first->info.arch, '-') + 1);
+    for (int level = 0; level <= best; ++level) {
         add_device(1, iv__isa_name(level), NULL, "level");
         if (level == 0) add_device(1, iv__isa_name(level), "*:portable", "portable kernels, level");
     }
