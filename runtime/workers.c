@@ -442,6 +442,8 @@ iv_status iv__workers_again(iv_trainer *t, iv__workers *w)
 
 void iv__workers_close(iv__workers *w)
 {
+    /* First: messages of a job that has failed may still be arriving in what is freed then. */
+    iv__comm_close(w->comm);
     free_parts(w);
     iv__reducer_close(w->reducer);
     iv__pieces_close(w->pieces);
@@ -452,7 +454,6 @@ void iv__workers_close(iv__workers *w)
     free(w->span);
     free(w->speed);
     free(w->shared);
-    iv__comm_close(w->comm);
     *w = (iv__workers){0};
 }
 
