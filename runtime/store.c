@@ -239,7 +239,7 @@ static int64_t own_summands(iv__store *s, int64_t at)
         const int64_t first = part ? IV_MAX2(p, s->shard_at) : p,
                       end = part ? IV_MIN2(p + room, s->shard_at + s->shard_elems) : p + room;
         u->own = first < end ? first - p : 0;
-        u->n_own = IV_MAX2(IV_MIN2(end - p, u->count) - u->own, 0);
+        u->n_own = first < end ? IV_MAX2(IV_MIN2(end - p, u->count) - u->own, 0) : 0;
         u->own_at = at;
         at += slot_room(u->n_own);
     }
