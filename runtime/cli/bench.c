@@ -69,8 +69,6 @@ int iv__cli_bench(iv__cli *c)
     if (status != 0) return status;
     (void)iv_config_set(config, "out.dir", out);
     (void)iv__cli_alone(config);
-    if (!*iv_config_str(config, "data.train") && !iv_config_is_set(config, "model.vocab"))
-        (void)iv_config_set(config, "model.vocab", "256");
     status = iv__cli_open(c, config, true, &run);
     if (status != 0) return status;
     const iv_status s =
