@@ -37,6 +37,12 @@ static inline iv_buffer iv__memory_range(const iv__memory *m, int64_t offset, in
 {
     return (iv_buffer){m->mem, offset, bytes};
 }
+/* Where the host reaches it; NULL if it cannot, or if there is none. */
+static inline void *iv__memory_host(const iv__memory *m)
+{
+    return m->mem && m->device->vt->mem_host ? m->device->vt->mem_host(m->device->dev, m->mem)
+                                             : NULL;
+}
 
 /* A portable kernel of the device, built once. */
 iv_status iv__device_kernel(iv__device *d, const char *file, const char *name, const char *sig,

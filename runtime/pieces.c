@@ -48,15 +48,10 @@ iv_status iv__pieces_open(iv__comm *comm, iv__store *store, iv__pieces **out)
     return IV_OK;
 }
 
-static char *host_address(const iv__pieces *p, void *mem)
-{
-    return p->device->vt->mem_host(p->device->dev, mem);
-}
-
 static void free_deal(iv__pieces *p)
 {
     for (int32_t i = 0; p->waiting && i < p->n_waiting; ++i)
-        if (i > 0 || !host_address(p, p->store->grad_mem.mem)) free(p->waiting[i]);
+        if (i > 0 || !iv__memory_host(&p->store->grad_mem)) free(p->waiting[i]);
     void **all[] = {(void **)&p->has,     (void **)&p->ops,      (void **)&p->first_op,
                     (void **)&p->waiting, (void **)&p->arrived,  (void **)&p->staging,
                     (void **)&p->temps,   (void **)&p->operands, (void **)&p->messages};
@@ -189,7 +184,7 @@ static iv_status deal_passes(iv__pieces *p, int64_t grains, const iv__pass *pass
 {
     const int32_t world = p->comm->ranks.world;
     dealer d = {.p = p, .grains = grains};
-    iv__span *nodes;
+    iv__span *nodes = NULL;
     int64_t total = 0;
     p->n_passes = p->n_waiting = p->n_temps = 0;
     for (int32_t r = 0; r < world; ++r) {
@@ -208,7 +203,7 @@ static iv_status deal_passes(iv__pieces *p, int64_t grains, const iv__pass *pass
         }
         s = deal_pass(&d, k, nodes);
     }
-    if (s == IV_OK) free(nodes);
+    free(nodes);
     if (s == IV_OK && (d.n_items != 1 || d.items[0].node.count != grains))
         s = iv__fail(IV_INTERNAL, "adding gradients in parts: they do not make up the grains");
     free(d.items);
@@ -245,7 +240,7 @@ static iv_status reserve(iv__pieces *p, int64_t n, int64_t each, const char *wha
 static iv_status allocate(iv__pieces *p, const iv__plan *plan)
 {
     const int32_t world = p->comm->ranks.world;
-    const bool reachable = host_address(p, p->store->grad_mem.mem) != NULL;
+    const bool reachable = iv__memory_host(&p->store->grad_mem) != NULL;
     int64_t moves = 0;
     p->arrival = p->staged = 0;
     for (int64_t i = 0; i < plan->n_sets; ++i) {
@@ -261,7 +256,7 @@ static iv_status allocate(iv__pieces *p, const iv__plan *plan)
         p->staged = IV_MAX2(p->staged, all);
     }
     IV_TRY(iv__calloc(p->n_waiting, sizeof(*p->waiting), "sums that wait", &p->waiting));
-    if (reachable) p->waiting[0] = host_address(p, p->store->grad_mem.mem);
+    if (reachable) p->waiting[0] = iv__memory_host(&p->store->grad_mem);
     for (int32_t i = reachable; i < p->n_waiting; ++i)
         IV_TRY(reserve(p, 1, p->store->grad_mem.bytes, "sums that wait", &p->waiting[i]));
     IV_TRY(reserve(p, RING * (world - 1), p->arrival, "sums of other ranks", &p->arrived));
@@ -329,7 +324,7 @@ static char *place_of(const iv__pieces *p, const iv__plan *plan, int64_t set, co
         const int64_t kind = plan->sets[set].sums;
         return p->staging + (kind * RING + set % RING) * p->staged + at;
     }
-    return host_address(p, b.mem) + b.offset;
+    return (char *)p->device->vt->mem_host(p->device->dev, b.mem) + b.offset;
 }
 
 static char *arrival_of(const iv__pieces *p, int64_t set, int32_t rank, int64_t at)

@@ -234,12 +234,12 @@ static int64_t own_summands(iv__store *s, int64_t at)
 {
     for (int64_t i = 0; i < s->n_summands; ++i) {
         iv__slot *u = &s->summands[i];
-        const int64_t room = slot_room(u->count), p = s->params[u->summand_of].offset;
-        const bool part = s->share.stage >= 2;
-        const int64_t first = part ? IV_MAX2(p, s->shard_at) : p,
-                      end = part ? IV_MIN2(p + room, s->shard_at + s->shard_elems) : p + room;
-        u->own = first < end ? first - p : 0;
-        u->n_own = first < end ? IV_MAX2(IV_MIN2(end - p, u->count) - u->own, 0) : 0;
+        const iv__slot *p = &s->params[u->summand_of];
+        const iv__span own = s->share.stage >= 2
+                                 ? iv__store_owned(s, p, s->share.part, s->share.parts)
+                                 : iv__store_owned(s, p, 0, 1);
+        u->own = own.first;
+        u->n_own = IV_MAX2(IV_MIN2(own.first + own.count, u->count) - u->own, 0);
         u->own_at = at;
         at += slot_room(u->n_own);
     }
@@ -306,6 +306,14 @@ int64_t iv__store_cut(int64_t n, int32_t part, int32_t parts)
 {
     enum { BLOCK = 4096 }; /* of the norm */
     return IV_MIN2(n, (n + BLOCK - 1) / BLOCK * part / parts * BLOCK);
+}
+
+iv__span iv__store_owned(const iv__store *s, const iv__slot *p, int32_t part, int32_t parts)
+{
+    const int64_t first = IV_MAX2(p->offset, iv__store_cut(s->param_elems, part, parts)),
+                  end = IV_MIN2(p->offset + slot_room(p->count),
+                                iv__store_cut(s->param_elems, part + 1, parts));
+    return first < end ? (iv__span){first - p->offset, end - first} : (iv__span){0, 0};
 }
 
 iv_status iv__store_new(iv__device *d, const iv_graph *g, const iv_policy *policy, uint64_t seed,

@@ -28,6 +28,7 @@
 
 #include "device.h"
 #include "graph.h"
+#include "passes.h"
 
 typedef struct iv__slot {
     char *name;
@@ -99,6 +100,8 @@ static inline int64_t iv__store_held(const iv__store *s)
 }
 /* Where part `part` of n elements begins: whole blocks of 4096, as even as they can be. */
 int64_t iv__store_cut(int64_t n, int32_t part, int32_t parts);
+/* What of parameter p's slot, its gap included, that part has: elements of the slot. */
+iv__span iv__store_owned(const iv__store *s, const iv__slot *p, int32_t part, int32_t parts);
 /* The element type of one of the store's arenas. */
 iv_dtype iv__store_type(const iv__store *s, const iv__memory *m);
 void iv__store_free(iv__store *s);

@@ -75,18 +75,11 @@ typedef struct saver {
     int64_t n;
 } saver;
 
-static const char *host_address(const iv_trainer *t, const iv__memory *m)
-{
-    const char *p =
-        t->device->vt->mem_host ? t->device->vt->mem_host(t->device->dev, m->mem) : NULL;
-    return p;
-}
-
 /* Appends the slots of one arena. */
 static iv_status add_slots(saver *s, const iv__slot *slots, int64_t n, const iv__memory *m,
                            const char *prefix)
 {
-    const char *host = m->mem && n ? host_address(s->t, m) : NULL;
+    const char *host = n ? iv__memory_host(m) : NULL;
     for (int64_t i = 0; m->mem && i < n; ++i) {
         char *name;
         IV_TRY(
@@ -265,7 +258,7 @@ iv_status iv_trainer_save(iv_trainer *t, const char *path)
 void iv__trainer_release(iv_trainer *t, const iv__memory *m)
 {
     if (!t->ckpt || !t->ckpt->release || !m->mem) return;
-    const char *host = host_address(t, m);
+    const char *host = iv__memory_host(m);
     if (host) t->ckpt->release(t->ckpt_self, host, m->bytes);
 }
 

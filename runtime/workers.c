@@ -251,11 +251,6 @@ static iv_status choose_strategy(const iv_trainer *t, iv__workers *w, int64_t ow
 
 /* ---- shares ---- */
 
-static void *host_address(const iv__memory *m)
-{
-    return m->device->vt->mem_host(m->device->dev, m->mem);
-}
-
 static iv_status host_memory(iv__device *d, int64_t bytes, iv__memory *out)
 {
     iv__memory m = {.device = d, .bytes = bytes};
@@ -293,17 +288,17 @@ static iv_status place_parts(iv__workers *w)
         iv__replica *r = w->replicas[i];
         for (int64_t n = 0; n < r->n_nodes; ++n, ++k) {
             const iv__memory *m = iv__replica_sums(r, n);
-            w->parts[k] = host_address(m);
+            w->parts[k] = iv__memory_host(m);
             if (w->parts[k]) continue;
             IV_TRY(host_memory(r->device, m->bytes, &w->staging[k]));
-            w->parts[k] = host_address(&w->staging[k]);
+            w->parts[k] = iv__memory_host(&w->staging[k]);
         }
-        if (!w->out) w->out = host_address(&r->store->grad_mem);
+        if (!w->out) w->out = iv__memory_host(&r->store->grad_mem);
     }
     if (w->out) return IV_OK;
     const iv__store *s = w->replicas[0]->store;
     IV_TRY(host_memory(s->device, s->grad_mem.bytes, &w->out_mem));
-    w->out = host_address(&w->out_mem);
+    w->out = iv__memory_host(&w->out_mem);
     return IV_OK;
 }
 
@@ -346,7 +341,7 @@ static iv_status deal_pieces(const iv_trainer *t, iv__workers *w)
 /* Whether what is enqueued on a device is done at once, on the calling thread. */
 static bool is_host(const iv__replica *r)
 {
-    return host_address(&r->store->grad_mem) != NULL;
+    return iv__memory_host(&r->store->grad_mem) != NULL;
 }
 
 /* Whether every rank computes its grains in one pass, with memory that the host reaches, and moves
@@ -522,7 +517,7 @@ static iv_status spread(iv__workers *w)
     for (int64_t i = 0; i < w->n_replicas; ++i) {
         iv__device *d = w->replicas[i]->device;
         const iv__memory *g = &w->replicas[i]->store->grad_mem;
-        if (host_address(g) == w->out) continue;
+        if (iv__memory_host(g) == w->out) continue;
         IV_TRY(d->vt->write(d->queue, iv__memory_range(g, 0, g->bytes), w->out));
     }
     return IV_OK;

@@ -7,11 +7,6 @@
  * stage 3 the parameters, to all.  The arithmetic is that of every other run. */
 #include "trainer.h"
 
-static int64_t room(int64_t count)
-{
-    return (count + 63) / 64 * 64; /* as store.c lays out slots */
-}
-
 /* The parts of summand `u` that belong to a rank's part of the parameter that it is added to. */
 static int64_t summand_segments(const iv__store *s, const iv__slot *u, int32_t world,
                                 iv__segment *out)
@@ -19,11 +14,9 @@ static int64_t summand_segments(const iv__store *s, const iv__slot *u, int32_t w
     const iv__slot *p = &s->params[u->summand_of];
     int64_t n = 0;
     for (int32_t r = 0; r < world; ++r) {
-        int64_t first = IV_MAX2(p->offset, iv__store_cut(s->param_elems, r, world)),
-                end = IV_MIN2(p->offset + room(p->count),
-                              iv__store_cut(s->param_elems, r + 1, world));
-        if (first >= end) continue;
-        if (out) out[n] = (iv__segment){u->offset + first - p->offset, end - first, r, false};
+        const iv__span own = iv__store_owned(s, p, r, world);
+        if (own.count == 0) continue;
+        if (out) out[n] = (iv__segment){u->offset + own.first, own.count, r, false};
         ++n;
     }
     return n;
@@ -46,17 +39,12 @@ int64_t iv__shard_segments(const iv__store *s, int32_t world, iv__segment *out)
 
 /* ---- exchange ---- */
 
-static void *host_address(const iv__memory *m)
-{
-    return m->mem ? m->device->vt->mem_host(m->device->dev, m->mem) : NULL;
-}
-
 /* Each rank has parts[rank] of a memory; afterwards every rank has all. */
 static iv_status exchange(iv__workers *w, const iv__memory *m, const iv__part *parts)
 {
     const iv_backend *vt = m->device->vt;
     void *q = m->device->queue;
-    char *host = host_address(m), *copy = NULL;
+    char *host = iv__memory_host(m), *copy = NULL;
     const iv__part *own = &parts[w->comm->ranks.rank];
     IV_TRY(vt->sync(q));
     if (host) return iv__comm_gather_parts(w->comm, host, parts);
