@@ -81,7 +81,7 @@ endfunction()
 function(iv_add_backends out_objects)
   set(cpu ${PROJECT_SOURCE_DIR}/backends/cpu)
   set(sources ${cpu}/cpu.c ${cpu}/team.c ${cpu}/place.c ${cpu}/isa.c ${cpu}/gemm.c ${cpu}/gemm_impl.c ${cpu}/conv_impl.c
-              ${cpu}/attention.c ${cpu}/attention_impl.c ${cpu}/peak.c
+              ${cpu}/pool_impl.c ${cpu}/attention.c ${cpu}/attention_impl.c ${cpu}/peak.c
               ${cpu}/onednn.c ${cpu}/blas.c)
   add_library(invar_cpu OBJECT ${sources})
   target_include_directories(invar_cpu PRIVATE ${PROJECT_SOURCE_DIR})
@@ -110,7 +110,7 @@ function(iv_add_backends out_objects)
   endif()
   foreach(level ${files})
     iv_level_objects(invar_gemm_${level} ${level} ${cpu}/gemm_${level}.c ${cpu}/attention_soft.c
-                     ${cpu}/peak_loop.c)
+                     ${cpu}/pool_planes.c ${cpu}/peak_loop.c)
     # gcc turns loops over a panel's few elements into calls of memcpy.
     target_compile_options(invar_gemm_${level} PRIVATE $<$<C_COMPILER_ID:GNU>:-fno-tree-loop-distribute-patterns>)
     list(APPEND objects $<TARGET_OBJECTS:invar_gemm_${level}>)

@@ -326,16 +326,6 @@ static void plan_parts(conv *c)
 
 /* ---- the implementations ---- */
 
-static bool contiguous(const iv_tensor_desc *t)
-{
-    int64_t stride = 1;
-    for (int32_t i = t->shape.rank - 1; i >= 0; --i) {
-        if (t->shape.dim[i] != 1 && t->stride[i] != stride) return false;
-        stride *= t->shape.dim[i];
-    }
-    return true;
-}
-
 static void set_sizes(conv *c, const iv_op_desc *d)
 {
     const iv_tensor_desc *of[3][3] = {/* x, w, y */
@@ -372,7 +362,7 @@ static iv_status check_types(const cpu_device *cpu, const iv_op_desc *d)
         return cpu->host->fail(IV_UNSUPPORTED, "bias of %s, needs %s",
                                iv_dtype_name(d->in[2].dtype), iv_dtype_name(full));
     for (int32_t i = 0; i < d->n_in; ++i)
-        if (!contiguous(&d->in[i]))
+        if (!iv__cpu_contiguous(&d->in[i]))
             return cpu->host->fail(IV_UNSUPPORTED, "input %d is not contiguous", i);
     return IV_OK;
 }

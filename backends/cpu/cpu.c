@@ -406,8 +406,8 @@ static const iv_impl *const *cpu_impls(void *dev, int32_t *out_n)
     static const iv_impl *all[32];
     static int32_t n;
     const iv_impl *const *const lists[] = {iv__cpu_onednn_impls, iv__cpu_blas_impls,
-                                           iv__cpu_gemm_impls, iv__cpu_conv_impls,
-                                           iv__cpu_attention_impls};
+                                           iv__cpu_gemm_impls,   iv__cpu_conv_impls,
+                                           iv__cpu_pool_impls,   iv__cpu_attention_impls};
     if (n == 0)
         for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); ++i)
             for (const iv_impl *const *p = lists[i]; *p; ++p) all[n++] = *p;

@@ -36,11 +36,23 @@ static inline void *iv__cpu_ptr(iv_buffer b)
     return b.mem ? ((cpu_memory *)b.mem)->ptr + b.offset : NULL;
 }
 
+/* Whether the elements lie row-major without gaps. */
+static inline bool iv__cpu_contiguous(const iv_tensor_desc *t)
+{
+    int64_t stride = 1;
+    for (int32_t i = t->shape.rank - 1; i >= 0; --i) {
+        if (t->shape.dim[i] != 1 && t->stride[i] != stride) return false;
+        stride *= t->shape.dim[i];
+    }
+    return true;
+}
+
 /* Lists of implementations, each NULL-terminated; NULL where not built. */
 extern const iv_impl *const iv__cpu_gemm_impls[];
 extern const iv_impl *const iv__cpu_onednn_impls[];
 extern const iv_impl *const iv__cpu_blas_impls[];
 extern const iv_impl *const iv__cpu_conv_impls[];
+extern const iv_impl *const iv__cpu_pool_impls[];
 extern const iv_impl *const iv__cpu_attention_impls[];
 
 #endif
