@@ -171,7 +171,8 @@ static void pack_side(const head *h, bool is_a, char *dst, const char *src, int6
         .w = w, .w_stride = ws, .k_stride = ks, .p1 = steps, .seg = k, .seg_padded = steps};
     for (int64_t i = 0; i < n; i += w, dst += w * steps * h->e) {
         q.n_w = i64_min(w, n - i);
-        (is_a ? h->g->pack_a : h->g->pack_b)[t](dst, src + i * ws * h->in_b, &q);
+        q.w0 = i;
+        (is_a ? h->g->pack_a : h->g->pack_b)[t](dst, src, &q);
     }
 }
 

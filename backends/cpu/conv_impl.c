@@ -1,23 +1,24 @@
 /* conv_impl.c: `conv2d`, `conv2d_dgrad` and `conv2d_wgrad` by the canonical GEMM (gemm.h):
  * invariant.
  *
- * The operand that a kernel window reads is written out ("columns"), so that the chain of an output
- * element is a row of one matrix times a column of another, in the order of the contract:
+ * The chain of an output element is a row of one matrix times a column of another, in the order of
+ * the contract:
  *
- *     y  [O/G, pixels] = w  [O/G, k]  * cols(x)  [k, pixels]   k = (channel of the group, row,
- * column) dx [C/G, pixels] = w' [C/G, k]  * cols(dy) [k, pixels]   k = (output of the group, row,
- * column) dw [O/G, q]      = dy [O/G, k]  * cols(x)' [k, q]        k = (sample, output row,
- * column), grains
+ *     y  [O/G, pixels] = w  [O/G, k]  * b  [k, pixels]   k = (channel of the group, row, column)
+ *     dx [C/G, pixels] = w' [C/G, k]  * b  [k, pixels]   k = (output of the group, row, column)
+ *     dw [O/G, q]      = dy [O/G, k]  * b' [k, q]        k = (sample, output row, column), grains
  *
- * What lies in the padding, or between the strides, is zero in the columns.  Columns are gathered,
- * each element once; nothing is ever added up outside of the GEMM.
+ * b is never written.  In an image with a frame of zeros (x with its padding; for dx: dy spread to
+ * the strides, with a margin of a kernel) element (k, pixel) lies at a sum of two offsets, one of k
+ * and one of the pixel, and both come in runs: iv__gemm_runs.  So packing a panel reads the image,
+ * and so it does with the weights and with dy, whatever their order.
  *
- * y and dx: the output is cut into bands of rows of one sample; a thread gathers a band's columns,
- * which stay in its cache, and multiplies them.  dw: the chain goes through all samples of a grain,
- * so the columns of all samples are written, for a part of q (or some groups) at a time.
+ * y and dx: the output is cut into bands of rows of one sample; a thread frames what a band reads,
+ * which stays in its cache, and multiplies.  dw: the chain goes through all samples, so all of x is
+ * framed first.  An image that needs no frame is read where it is.
  *
- * Not here: 1x1 kernels without the copy, and weight gradients so large that the columns would need
- * more than MAX_SCRATCH: the portable kernel takes those.
+ * Not here: weight gradients so large that the framed x would need more than MAX_SCRATCH: the
+ * portable kernel takes those.
  */
 #include "cpu.h"
 #include "gemm.h"
@@ -28,33 +29,40 @@
 
 enum { A_STRIDE = 0, A_PAD = 2, A_GROUPS = 4 }; /* of attr: runtime/graph.h */
 enum {
-    BAND_BYTES = 512 << 10, /* columns of a band: half of a second-level cache */
-    BAND_PIXELS = 128,      /* but not fewer than pay for packing the weights */
-    WGRAD_BYTES = 8 << 20,  /* columns of a part of q: a share of the third-level cache */
-    WGRAD_COLUMNS = 32,     /* but not fewer than a tile of the GEMM is wide */
+    BAND_BYTES = 256 << 10, /* of a band's frame: half of a second-level cache */
+    BAND_PIXELS = 384,      /* but not fewer than pay for packing the weights */
     MAX_SCRATCH = 512 << 20,
     ALIGN = 64
 };
 
 typedef enum conv_kind { FORWARD, DGRAD, WGRAD } conv_kind;
 
+/* Along one axis: element i of the source lies at i * step - first in the frame, which has `size`
+ * places (bands: at most; `first` is that of band 0). */
+typedef struct frame_axis {
+    int64_t n, step, first, size;
+} frame_axis;
+
 typedef struct conv {
     conv_kind kind;
     int64_t n, c, h, w, o, kh, kw, oh, ow, groups;
     int64_t stride[2], pad[2];
     int64_t in_bytes, out_bytes; /* of an element */
-    int64_t band, n_bands;       /* y, dx: rows of the output in a band */
-    int64_t part_q, part_groups; /* dw: columns and groups at a time */
-    int64_t cols_bytes;          /* of one thread; dw: of all */
-    int64_t turned_bytes;        /* reordered weights (dx) or dy (dw) */
-    int64_t gemm_bytes;          /* of one thread */
+    frame_axis rows, cols;
+    bool direct;           /* no frame */
+    int64_t pitch, plane;  /* elements of a row and of a plane that b is read from */
+    int64_t channels;      /* planes of a sample */
+    int64_t band, n_bands; /* y, dx: rows of the output in a band */
+    int64_t frame_bytes;   /* of one thread; dw: of all */
+    int64_t gemm_bytes;    /* of one thread */
     int level, threads;
     bool bias;
-    iv__gemm g; /* for a whole band; dw: a whole part */
+    iv__gemm g; /* for a whole band */
     /* of the running call: */
-    const uint8_t *a, *b;
-    uint8_t *out, *turned, *cols, *gemm_scratch;
+    const uint8_t *image, *other; /* what b and a are read from */
+    uint8_t *out, *frames, *gemm_scratch;
     const void *bias_data;
+    int32_t tables[]; /* of the runs: b's k, b's columns, a's k */
 } conv;
 
 static int64_t i64_min(int64_t a, int64_t b)
@@ -77,92 +85,108 @@ static int64_t aligned(int64_t bytes)
     return div_up(bytes, ALIGN) * ALIGN;
 }
 
-/* ---- columns ---- */
+/* ---- frames ---- */
 
-/* Along one axis, which elements of the source (x; for dx: dy) one place of the kernel meets, and
- * where they go in the columns: dst + i dst_step takes src + i src_step, i < count.  The rest is
- * zero. */
-typedef struct tap {
-    int64_t dst, src, count, dst_step, src_step;
-} tap;
+/* Elements [src, src + count) of the source go to dst, dst + step, ... */
+typedef struct span {
+    int64_t dst, src, count;
+} span;
 
-static int64_t div_floor(int64_t a, int64_t b)
+static span span_of(frame_axis a, int64_t first, int64_t size)
 {
-    return a >= 0 ? a / b : -div_up(-a, b);
+    int64_t src = first > 0 ? div_up(first, a.step) : 0, last = first + size - 1;
+    int64_t end = last < 0 ? 0 : i64_min(last / a.step + 1, a.n);
+    return (span){src * a.step - first, src, i64_max(end - src, 0)};
 }
 
-/* Output i of the convolution meets position i * stride + kernel - pad of its input, of which there
- * are `size`.  Gathered are the outputs (dx: the positions) [first, end). */
-static tap tap_at(const conv *c, int axis, int64_t kernel, int64_t first, int64_t end)
+#define SPREAD(T)                                                                                  \
+    for (int64_t i = 0; i < n; ++i) ((T *)dst)[i * step] = ((const T *)src)[i];
+static void spread(void *dst, const void *src, int64_t n, int64_t step, int64_t bytes)
 {
-    bool back = c->kind == DGRAD;
-    int64_t s = c->stride[axis], off = kernel - c->pad[axis], size = axis ? c->w : c->h,
-            n_out = axis ? c->ow : c->oh;
-    int64_t pos_first = back ? first : 0, pos_end = back ? end : size;
-    int64_t i = i64_max(back ? 0 : first, -div_floor(off - pos_first, s));
-    int64_t count = i64_min(back ? n_out : end, div_floor(pos_end - 1 - off, s) + 1) - i;
-    tap t = {i - first, i * s + off, i64_max(count, 0), 1, s};
-    return back ? (tap){t.src - first, i, t.count, s, 1} : t;
+    if (step == 1) memcpy(dst, src, (size_t)(n * bytes));
+    else if (bytes == 2) SPREAD(uint16_t)
+    else if (bytes == 4) SPREAD(uint32_t)
+    else SPREAD(uint64_t)
 }
 
-/* copy: element [r * row_step + i * step] of the source to that of the columns, for a tap of rows
- * and one of elements.  zero: n elements in each of `rows` rows. */
-#define BY_TYPE(T, bits)                                                                           \
-    static void copy_##bits(void *dst, int64_t dst_w, const void *src, int64_t src_w, tap y,       \
-                            tap x)                                                                 \
-    {                                                                                              \
-        for (int64_t r = 0; r < y.count; ++r) {                                                    \
-            T *d = (T *)dst + (y.dst + r * y.dst_step) * dst_w + x.dst;                            \
-            const T *s = (const T *)src + (y.src + r * y.src_step) * src_w + x.src;                \
-            if (x.count >= 16 && x.dst_step == 1 && x.src_step == 1) {                             \
-                memcpy(d, s, (size_t)x.count * sizeof(T));                                         \
-                continue;                                                                          \
-            }                                                                                      \
-            for (int64_t i = 0; i < x.count; ++i) d[i * x.dst_step] = s[i * x.src_step];           \
-        }                                                                                          \
-    }                                                                                              \
-    static void zero_##bits(void *dst, int64_t rows, int64_t step, int64_t n)                      \
-    {                                                                                              \
-        for (int64_t r = 0; r < rows; ++r)                                                         \
-            for (int64_t i = 0; i < n; ++i) ((T *)dst)[r * step + i] = 0;                          \
+/* `rows` rows of a plane's frame, of which the first is number `skip` of the whole. */
+static void frame_plane(const conv *c, uint8_t *dst, const uint8_t *src, int64_t skip, int64_t rows)
+{
+    int64_t e = c->in_bytes;
+    span y = span_of(c->rows, c->rows.first + skip, rows),
+         x = span_of(c->cols, c->cols.first, c->cols.size);
+    memset(dst, 0, (size_t)(rows * c->pitch * e));
+    for (int64_t r = 0; r < y.count; ++r)
+        spread(dst + ((y.dst + r * c->rows.step) * c->pitch + x.dst) * e,
+               src + ((y.src + r) * c->cols.n + x.src) * e, x.count, c->cols.step, e);
+}
+
+/* Frames of planes [begin, end) of all samples. */
+static void frames_run(void *arg, int64_t begin, int64_t end, int thread)
+{
+    (void)thread;
+    const conv *c = arg;
+    for (int64_t i = begin; i < end; ++i)
+        frame_plane(c, c->frames + i * c->plane * c->in_bytes,
+                    c->image + i * c->rows.n * c->cols.n * c->in_bytes, 0, c->rows.size);
+}
+
+static void plan_frame(conv *c, int64_t band)
+{
+    const int64_t kernel[2] = {c->kh, c->kw}, out[2] = {band, c->kind == DGRAD ? c->w : c->ow};
+    const int64_t x[2] = {c->h, c->w}, y[2] = {c->oh, c->ow};
+    frame_axis *axis[2] = {&c->rows, &c->cols};
+    c->direct = true;
+    for (int i = 0; i < 2; ++i) {
+        int64_t s = c->stride[i], margin = kernel[i] - 1;
+        if (c->kind == DGRAD) *axis[i] = (frame_axis){y[i], s, c->pad[i] - margin, out[i] + margin};
+        else *axis[i] = (frame_axis){x[i], 1, -c->pad[i], (out[i] - 1) * s + kernel[i]};
+        c->direct &= axis[i]->first == 0 && axis[i]->step == 1;
     }
-BY_TYPE(uint16_t, 16)
-BY_TYPE(uint32_t, 32)
-BY_TYPE(uint64_t, 64)
-static const struct {
-    void (*copy)(void *dst, int64_t dst_w, const void *src, int64_t src_w, tap y, tap x);
-    void (*zero)(void *dst, int64_t rows, int64_t step, int64_t n);
-} by_bytes[9] = {[2] = {copy_16, zero_16}, [4] = {copy_32, zero_32}, [8] = {copy_64, zero_64}};
-
-/* Steps of 1 and rows of equal width: all rows are one run; the gaps in it are then set to zero. */
-static void gather_run(const conv *c, uint8_t *dst, const uint8_t *plane, int64_t rows, tap y,
-                       tap x)
-{
-    int64_t e = c->in_bytes, w = c->w, gap = w - x.count;
-    uint8_t *first = dst + (y.dst * w + x.dst) * e,
-            *last = first + ((y.count - 1) * w + x.count) * e;
-    memset(dst, 0, (size_t)(y.dst * w * e));
-    by_bytes[e].zero(dst + y.dst * w * e, 1, 0, x.dst);
-    memcpy(first, plane + (y.src * w + x.src) * e, (size_t)(last - first));
-    by_bytes[e].zero(first + x.count * e, y.count - 1, w, gap);
-    by_bytes[e].zero(last, 1, 0, gap - x.dst);
-    int64_t below = (rows - y.dst - y.count) * w * e;
-    memset(dst + rows * w * e - below, 0, (size_t)below);
+    c->pitch = c->direct ? c->cols.n : c->cols.size;
+    c->plane = (c->direct ? c->rows.n : c->rows.size) * c->pitch;
+    c->channels = c->kind == DGRAD ? c->o : c->c;
 }
 
-/* Rows [y0, y1) of the columns' plane (of outputs; dx: of inputs) at one place of the kernel. */
-static void gather(const conv *c, uint8_t *dst, const uint8_t *plane, int64_t place, int64_t y0,
-                   int64_t y1)
+/* ---- runs ---- */
+
+/* Adds a table of n x m runs: [i][j] at i * outer + j * inner + first. */
+static iv__gemm_runs runs(int32_t **at, int64_t n, int64_t outer, int64_t m, int64_t inner,
+                          int64_t first, int64_t run)
 {
-    int64_t dst_w = c->kind == DGRAD ? c->w : c->ow, src_w = c->kind == DGRAD ? c->ow : c->w;
-    tap y = tap_at(c, 0, place / c->kw, y0, y1), x = tap_at(c, 1, place % c->kw, 0, dst_w);
-    bool run = dst_w == src_w && c->stride[0] == 1 && c->stride[1] == 1;
-    if (run && y.count > 0 && x.count > 0) {
-        gather_run(c, dst, plane, y1 - y0, y, x);
-        return;
+    iv__gemm_runs r = {*at, run};
+    for (int64_t i = 0; i < n; ++i)
+        for (int64_t j = 0; j < m; ++j) *(*at)++ = (int32_t)(i * outer + j * inner + first);
+    return r;
+}
+
+/* Places of the kernel come in runs of a kernel row, pixels in runs of an output row.  dx: place
+ * (0, 0) meets what lies a kernel below and to the right. */
+static void fill_tables(conv *c)
+{
+    iv__gemm *g = &c->g;
+    int64_t og = c->o / c->groups, cg = c->c / c->groups, kernel = c->kh * c->kw;
+    int64_t step = c->stride[0] * c->pitch;
+    int32_t *at = c->tables;
+    if (c->kind == FORWARD) {
+        g->b_k = runs(&at, cg, c->plane, c->kh, c->pitch, 0, c->kw);
+        g->b_n = runs(&at, 1, 0, c->band, step, 0, c->ow);
+    } else if (c->kind == DGRAD) {
+        int64_t last = (c->kh - 1) * c->pitch + c->kw - 1;
+        g->b_k = runs(&at, og, c->plane, c->kh, -c->pitch, last, c->kw);
+        g->b_n = runs(&at, 1, 0, c->band, c->pitch, 0, c->w);
+        g->a_k = runs(&at, og, cg * kernel, 1, 0, 0, kernel);
+    } else {
+        g->b_k = runs(&at, c->n, c->c * c->plane, c->oh, step, 0, c->ow);
+        g->b_n = runs(&at, cg, c->plane, c->kh, c->pitch, 0, c->kw);
+        g->a_k = runs(&at, c->n, c->o * c->oh * c->ow, 1, 0, 0, c->oh * c->ow);
     }
-    memset(dst, 0, (size_t)((y1 - y0) * dst_w * c->in_bytes));
-    if (x.count > 0) by_bytes[c->in_bytes].copy(dst, dst_w, plane, src_w, y, x);
+}
+
+/* Entries of the tables; bounds for each kind. */
+static int64_t table_size(const conv *c)
+{
+    return c->channels * c->kh + c->h + c->oh + c->o + (c->kind == WGRAD ? c->n * (c->oh + 1) : 0);
 }
 
 /* ---- y and dx: bands ---- */
@@ -184,144 +208,77 @@ static void add_bias(void *ctx, void *acc, int64_t batch, int64_t row0, int64_t 
         }
 }
 
-/* The columns of rows [y0, y1) of a sample: [groups, k, pixels]. */
-static void band_gather(const conv *c, uint8_t *cols, int64_t sample, int64_t y0, int64_t y1)
-{
-    bool forward = c->kind == FORWARD;
-    int64_t channels = forward ? c->c : c->o,
-            plane = (forward ? c->h * c->w : c->oh * c->ow) * c->in_bytes;
-    int64_t row = (y1 - y0) * (forward ? c->ow : c->w) * c->in_bytes;
-    const uint8_t *src = c->a + sample * channels * plane;
-    for (int64_t i = 0; i < channels; ++i)
-        for (int64_t place = 0; place < c->kh * c->kw; ++place, cols += row)
-            gather(c, cols, src + i * plane, place, y0, y1);
-}
-
 static void bands_run(void *arg, int64_t begin, int64_t end, int thread)
 {
     conv *c = arg;
-    int64_t width = c->kind == FORWARD ? c->ow : c->w, height = c->kind == FORWARD ? c->oh : c->h;
-    uint8_t *cols = c->cols + thread * c->cols_bytes;
+    bool back = c->kind == DGRAD;
+    int64_t width = back ? c->w : c->ow, height = back ? c->h : c->oh, e = c->in_bytes;
+    int64_t step = back ? 1 : c->stride[0], margin = c->rows.size - (c->band - 1) * step;
+    uint8_t *frame = c->frames + thread * c->frame_bytes;
     iv__gemm g = c->g;
     for (int64_t i = begin; i < end; ++i) {
         int64_t sample = i / c->n_bands, y0 = i % c->n_bands * c->band,
-                y1 = i64_min(y0 + c->band, height);
-        band_gather(c, cols, sample, y0, y1);
-        g.n = g.b_rs = (y1 - y0) * width;
-        g.b_bs = g.k * g.n;
+                y1 = i64_min(y0 + c->band, height), n_src = c->rows.n * c->cols.n;
+        const uint8_t *image = c->image + sample * c->channels * n_src * e, *b = frame;
+        if (c->direct) b = image + y0 * step * c->pitch * e;
+        for (int64_t p = 0; !c->direct && p < c->channels; ++p)
+            frame_plane(c, frame + p * c->plane * e, image + p * n_src * e, y0 * step,
+                        (y1 - y0 - 1) * step + margin);
+        g.n = (y1 - y0) * width;
         uint8_t *out = c->out + (sample * g.batch * g.c_bs + y0 * width) * c->out_bytes;
         /* In a loop of the team the product runs on this thread.  (A single band is no loop: then
          * the product has the team and all of the scratch.) */
-        iv__gemm_run(&g, c->level, c->kind == FORWARD ? c->b : c->turned, cols, out,
-                     c->gemm_scratch + thread * c->gemm_bytes);
+        iv__gemm_run(&g, c->level, c->other, b, out, c->gemm_scratch + thread * c->gemm_bytes);
     }
 }
 
-/* Weights [O, C/G, kernel] to [G, C/G, O/G, kernel]. */
-static void turn_weights(void *arg, int64_t begin, int64_t end, int thread)
-{
-    (void)thread;
-    const conv *c = arg;
-    int64_t og = c->o / c->groups, cg = c->c / c->groups, bytes = c->kh * c->kw * c->in_bytes;
-    for (int64_t i = begin; i < end; ++i) {
-        int64_t group = i / (cg * og), in = i / og % cg, o = group * og + i % og;
-        memcpy(c->turned + i * bytes, c->b + (o * cg + in) * bytes, (size_t)bytes);
-    }
-}
-
-/* Cuts the output into bands and says how large their columns are. */
+/* Cuts the output into bands. */
 static void plan_bands(conv *c)
 {
-    bool forward = c->kind == FORWARD;
-    int64_t rows = (forward ? c->c : c->o) * c->kh * c->kw, width = forward ? c->ow : c->w,
-            height = forward ? c->oh : c->h;
-    int64_t most = i64_max(BAND_BYTES / (rows * width * c->in_bytes), div_up(BAND_PIXELS, width));
+    bool back = c->kind == DGRAD;
+    int64_t width = back ? c->w : c->ow, height = back ? c->h : c->oh;
+    plan_frame(c, height);
+    int64_t row = c->channels * c->pitch * (back ? 1 : c->stride[0]) * c->in_bytes;
+    int64_t most = i64_max(BAND_BYTES / row, div_up(BAND_PIXELS, width));
     c->n_bands = i64_max(div_up(height, most), div_up(c->threads, i64_max(c->n, 1)));
     c->band = div_up(height, i64_min(c->n_bands, height));
     c->n_bands = div_up(height, c->band);
-    c->cols_bytes = aligned(rows * c->band * width * c->in_bytes);
-    int64_t og = c->o / c->groups, cg = c->c / c->groups;
+    plan_frame(c, c->band);
+    c->frame_bytes = c->direct ? 0 : aligned(c->channels * c->plane * c->in_bytes);
+    int64_t og = c->o / c->groups, cg = c->c / c->groups, kernel = c->kh * c->kw;
     iv__gemm *g = &c->g;
-    g->batch = c->groups;
-    g->m = forward ? og : cg;
-    g->k = (forward ? cg : og) * c->kh * c->kw;
-    g->n = g->b_rs = c->band * width;
-    g->a_rs = g->k;
-    g->a_cs = g->b_cs = 1;
+    g->m = back ? cg : og;
+    g->k = (back ? og : cg) * kernel;
+    g->n = c->band * width;
+    g->a_rs = back ? kernel : g->k;
+    g->a_cs = 1;
     g->a_bs = g->m * g->k;
-    g->b_bs = g->k * g->n;
+    g->b_rs = back ? -1 : 1;
+    g->b_cs = back ? 1 : c->stride[1];
+    g->b_bs = c->channels / c->groups * c->plane;
     g->c_rs = height * width;
     g->c_bs = g->m * g->c_rs;
-    if (!forward) c->turned_bytes = aligned(c->o * cg * c->kh * c->kw * c->in_bytes);
 }
 
-/* ---- dw: parts ---- */
+/* ---- dw ---- */
 
-typedef struct part {
-    conv *c;
-    int64_t group, q0; /* first group, first column */
-} part;
-
-/* dy [N, O, pixels] to [O, N, pixels]. */
-static void turn_dy(void *arg, int64_t begin, int64_t end, int thread)
-{
-    (void)thread;
-    const conv *c = arg;
-    int64_t bytes = c->oh * c->ow * c->in_bytes;
-    for (int64_t i = begin; i < end; ++i) {
-        int64_t o = i / c->n, sample = i % c->n;
-        memcpy(c->turned + i * bytes, c->a + (sample * c->o + o) * bytes, (size_t)bytes);
-    }
-}
-
-/* Columns of a part, [groups of the part, q of the part, N, output pixels]; i counts all but
- * pixels. */
-static void part_gather(void *arg, int64_t begin, int64_t end, int thread)
-{
-    (void)thread;
-    const part *p = arg;
-    const conv *c = p->c;
-    int64_t kernel = c->kh * c->kw, cg = c->c / c->groups, plane = c->h * c->w * c->in_bytes;
-    for (int64_t i = begin; i < end; ++i) {
-        int64_t sample = i % c->n, q = p->q0 + i / c->n % c->g.n,
-                group = p->group + i / c->n / c->g.n;
-        const uint8_t *src = c->b + (sample * c->c + group * cg + q / kernel) * plane;
-        gather(c, c->cols + i * c->oh * c->ow * c->in_bytes, src, q % kernel, 0, c->oh);
-    }
-}
-
-static void wgrad_part(conv *c, int64_t group, int64_t q0)
-{
-    int64_t og = c->o / c->groups, n_q = c->g.c_rs;
-    part p = {c, group, q0};
-    c->g.n = i64_min(c->part_q, n_q - q0);
-    c->g.batch = i64_min(c->part_groups, c->groups - group);
-    c->g.b_bs = c->g.n * c->g.k;
-    iv__team_for(c->g.batch * c->g.n * c->n, 1, part_gather, &p);
-    iv__gemm_run(&c->g, c->level, c->turned + group * og * c->g.k * c->in_bytes, c->cols,
-                 c->out + (group * og * n_q + q0) * c->out_bytes, c->gemm_scratch);
-}
-
-/* Whole groups as far as they fit; else one group, and of it as many columns as fit. */
-static void plan_parts(conv *c)
+static void plan_wgrad(conv *c)
 {
     iv__gemm *g = &c->g;
-    int64_t og = c->o / c->groups, n_q = c->c / c->groups * c->kh * c->kw;
-    g->k = c->n * c->oh * c->ow;
-    int64_t fits = WGRAD_BYTES / i64_max(g->k * c->in_bytes, 1);
-    c->part_groups = i64_min(i64_max(fits / n_q, 1), c->groups);
-    c->part_q = i64_min(i64_max(fits / WGRAD_COLUMNS, 1) * WGRAD_COLUMNS, n_q);
-    g->batch = c->part_groups;
+    int64_t og = c->o / c->groups, cg = c->c / c->groups;
+    plan_frame(c, c->oh);
+    c->frame_bytes = c->direct ? 0 : aligned(c->n * c->c * c->plane * c->in_bytes);
     g->m = og;
-    g->n = c->part_q;
-    g->a_rs = g->b_cs = g->k;
-    g->a_cs = g->b_rs = 1;
-    g->a_bs = og * g->k;
-    g->b_bs = g->n * g->k;
-    g->c_rs = n_q;
-    g->c_bs = og * n_q;
-    c->cols_bytes = aligned(c->part_groups * c->part_q * g->k * c->in_bytes);
-    c->turned_bytes = aligned(c->o * g->k * c->in_bytes);
+    g->n = cg * c->kh * c->kw;
+    g->k = c->n * c->oh * c->ow;
+    g->a_rs = c->oh * c->ow;
+    g->a_cs = 1;
+    g->a_bs = og * g->a_rs;
+    g->b_rs = c->stride[1];
+    g->b_cs = 1;
+    g->b_bs = cg * c->plane;
+    g->c_rs = g->n;
+    g->c_bs = og * g->n;
 }
 
 /* ---- the implementations ---- */
@@ -381,13 +338,21 @@ static int64_t plan_conv(conv *c, const cpu_device *cpu, const iv_op_desc *d)
     c->out_bytes = (int64_t)iv_dtype_bytes(d->out[0].dtype);
     c->g.in = (iv__gemm_type)(gemm_types[d->in[0].dtype] - 1);
     c->g.out = (iv__gemm_type)(gemm_types[d->out[0].dtype] - 1);
+    c->g.batch = c->groups;
     c->g.segments = c->kind == WGRAD ? d->segments : 1;
     c->bias = d->n_in == 3;
-    if (c->kind == WGRAD) plan_parts(c);
+    if (c->kind == WGRAD) plan_wgrad(c);
     else plan_bands(c);
     c->gemm_bytes = aligned((int64_t)iv__gemm_scratch(&c->g, 1));
-    int64_t all_cols = c->cols_bytes * (c->kind == WGRAD ? 1 : c->threads);
-    return c->turned_bytes + all_cols + c->gemm_bytes * c->threads;
+    return c->frame_bytes * (c->kind == WGRAD ? 1 : c->threads) + c->gemm_bytes * c->threads;
+}
+
+/* Whether offsets of all elements fit the tables: dw counts through all samples. */
+static bool fits_tables(const conv *c)
+{
+    int64_t n = c->kind == WGRAD ? c->n : 1;
+    return n * c->channels * c->plane <= INT32_MAX && n * c->o * c->oh * c->ow <= INT32_MAX &&
+           c->o * (c->c / c->groups) * c->kh * c->kw <= INT32_MAX;
 }
 
 static iv_status conv_accepts(void *dev, const iv_op_desc *d)
@@ -400,6 +365,8 @@ static iv_status conv_accepts(void *dev, const iv_op_desc *d)
     if (scratch > MAX_SCRATCH)
         return cpu->host->fail(IV_UNSUPPORTED, "needs %lld MiB of scratch, %d at most",
                                (long long)(scratch >> 20), MAX_SCRATCH >> 20);
+    if (!fits_tables(&c))
+        return cpu->host->fail(IV_UNSUPPORTED, "more than %d elements", INT32_MAX);
     if (c.n % c.g.segments != 0)
         return cpu->host->fail(IV_UNSUPPORTED, "%lld samples in %lld grains", (long long)c.n,
                                (long long)c.g.segments);
@@ -410,9 +377,12 @@ static iv_status conv_prepare(void *dev, const iv_op_desc *d, void **out_prepare
                               int64_t *out_scratch)
 {
     const cpu_device *cpu = dev;
-    conv *c = malloc(sizeof(*c));
+    conv sizes;
+    plan_conv(&sizes, cpu, d);
+    conv *c = malloc(sizeof(*c) + (size_t)table_size(&sizes) * sizeof(*c->tables));
     if (!c) return cpu->host->fail(IV_NO_MEMORY, "preparing a convolution");
     *out_scratch = plan_conv(c, cpu, d);
+    fill_tables(c);
     if (c->bias) {
         c->g.epilogue = add_bias;
         c->g.epilogue_ctx = c;
@@ -425,22 +395,20 @@ static iv_status conv_run(void *queue, void *prepared, const iv_buffer *io)
 {
     (void)queue;
     conv *c = prepared;
-    int n_in = 2 + c->bias;
-    c->a = iv__cpu_ptr(io[0]);
-    c->b = iv__cpu_ptr(io[1]);
+    int n_in = 2 + c->bias, image = c->kind == WGRAD;
+    c->image = iv__cpu_ptr(io[image]);
+    c->other = iv__cpu_ptr(io[1 - image]);
     c->bias_data = c->bias ? iv__cpu_ptr(io[2]) : NULL;
     c->out = iv__cpu_ptr(io[n_in]);
-    c->turned = iv__cpu_ptr(io[n_in + 1]);
-    c->cols = c->turned + c->turned_bytes;
-    c->gemm_scratch = c->cols + c->cols_bytes * (c->kind == WGRAD ? 1 : c->threads);
-    if (c->kind == WGRAD) {
-        iv__team_for(c->o * c->n, 1, turn_dy, c);
-        for (int64_t group = 0; group < c->groups; group += c->part_groups)
-            for (int64_t q = 0; q < c->g.c_rs; q += c->part_q) wgrad_part(c, group, q);
+    c->frames = iv__cpu_ptr(io[n_in + 1]);
+    c->gemm_scratch = c->frames + c->frame_bytes * (c->kind == WGRAD ? 1 : c->threads);
+    if (c->kind != WGRAD) {
+        iv__team_for(c->n * c->n_bands, 1, bands_run, c);
         return IV_OK;
     }
-    if (c->kind == DGRAD) iv__team_for(c->o * (c->c / c->groups), 64, turn_weights, c);
-    iv__team_for(c->n * c->n_bands, 1, bands_run, c);
+    if (!c->direct) iv__team_for(c->n * c->c, 1, frames_run, c);
+    iv__gemm_run(&c->g, c->level, c->other, c->direct ? c->image : c->frames, c->out,
+                 c->gemm_scratch);
     return IV_OK;
 }
 

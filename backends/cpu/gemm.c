@@ -241,18 +241,21 @@ static block task_block(const plan *p, int64_t task, int thread)
 static void b_pack(const plan *p, const block *t)
 {
     const iv__gemm *g = p->g;
-    int64_t nr = p->ops->nr[g->in], e = type_bytes(g->in);
-    const char *src = p->b + (t->batch * g->b_bs + t->col * g->b_cs) * e;
+    int64_t nr = p->ops->nr[g->in];
+    const char *src = p->b + t->batch * g->b_bs * type_bytes(g->in);
     iv__gemm_panel q = {.w = nr,
                         .w_stride = g->b_cs,
                         .k_stride = g->b_rs,
+                        .w_runs = g->b_n,
+                        .k_runs = g->b_k,
                         .p0 = t->p0,
                         .p1 = t->p1,
                         .seg = p->seg,
                         .seg_padded = p->seg_padded};
     for (int64_t j = 0; j < t->cols; j += nr) {
         q.n_w = i64_min(nr, t->cols - j);
-        p->ops->pack_b[g->in](t->b + j * (t->p1 - t->p0) * p->e, src + j * g->b_cs * e, &q);
+        q.w0 = t->col + j;
+        p->ops->pack_b[g->in](t->b + j * (t->p1 - t->p0) * p->e, src, &q);
     }
 }
 
@@ -261,17 +264,19 @@ static void a_pack(const plan *p, const block *t, int64_t i, int64_t end)
 {
     const iv__gemm *g = p->g;
     int64_t mr = p->ops->mr[g->in], bytes = mr * (t->p1 - t->p0) * p->e;
+    const char *src = p->a + t->batch * g->a_bs * type_bytes(g->in);
     iv__gemm_panel q = {.w = mr,
                         .w_stride = g->a_rs,
                         .k_stride = g->a_cs,
+                        .k_runs = g->a_k,
                         .p0 = t->p0,
                         .p1 = t->p1,
                         .seg = p->seg,
                         .seg_padded = p->seg_padded};
     for (char *dst = t->a; i < end; i += mr, dst += bytes) {
-        int64_t at = t->batch * g->a_bs + (t->row + i) * g->a_rs;
         q.n_w = i64_min(mr, end - i);
-        p->ops->pack_a[g->in](dst, p->a + at * type_bytes(g->in), &q);
+        q.w0 = t->row + i;
+        p->ops->pack_a[g->in](dst, src, &q);
     }
 }
 

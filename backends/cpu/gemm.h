@@ -30,12 +30,24 @@ typedef enum iv__gemm_type {
 typedef void (*iv__gemm_epilogue)(void *ctx, void *acc, int64_t batch, int64_t row0, int64_t rows,
                                   int64_t col0, int64_t cols, int64_t ld);
 
+/* (optional) An axis of an operand that no single stride describes: index i lies `at[i / run] +
+ * i % run * stride` elements from the start, where the stride is that of the axis.  So an operand
+ * may be read out of images, or where rows lie scattered, and be copied nowhere but into the panels
+ * that every product packs.  at NULL: the axis is one run.  Neighbours in memory (stride 1 and long
+ * runs) along one of the two axes are what packing is fast for. */
+typedef struct iv__gemm_runs {
+    const int32_t *at;
+    int64_t run;
+} iv__gemm_runs;
+
 typedef struct iv__gemm {
     iv__gemm_type in;  /* of a and b */
     iv__gemm_type out; /* of c; f64 if and only if `in` is f64 */
     int64_t batch, m, n, k;
-    int64_t a_rs, a_cs, a_bs;   /* strides of a [batch, m, k] in elements; any, 0 too */
-    int64_t b_rs, b_cs, b_bs;   /* of b [batch, k, n] */
+    int64_t a_rs, a_cs, a_bs; /* strides of a [batch, m, k] in elements; any, 0 too */
+    int64_t b_rs, b_cs, b_bs; /* of b [batch, k, n] */
+    iv__gemm_runs a_k;        /* k of a; k and columns of b */
+    iv__gemm_runs b_k, b_n;
     int64_t c_rs, c_bs;         /* of c [batch, m, n], whose column stride is 1 */
     int64_t segments;           /* >= 1, divides k */
     iv__gemm_epilogue epilogue; /* (optional) NULL: none */

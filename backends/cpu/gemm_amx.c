@@ -119,17 +119,38 @@ static void b_by_k(uint16_t *dst, const uint16_t *x, int64_t ws, int64_t ks, int
 
 /* ---- packing a panel ---- */
 
+/* What is not one run in both directions is gathered first: [k][columns]. */
+static void gather(uint16_t tmp[K][T], const uint16_t *src, const iv__gemm_panel *q, int64_t w0,
+                   int64_t n, int64_t k0, int64_t k)
+{
+    for (int64_t i = 0; i < n; ++i) {
+        const uint16_t *x = src + iv__gemm_place_of(q->w_runs, q->w_stride, w0 + i).at;
+        for (int64_t j = 0; j < k; ++j)
+            tmp[j][i] = x[iv__gemm_place_of(q->k_runs, q->k_stride, k0 + j).at];
+    }
+}
+
 static void pack(uint16_t *dst, const uint16_t *src, const iv__gemm_panel *q, tile_fn *along_k,
                  tile_fn *along_w, tile_fn *any)
 {
-    int64_t ws = q->w_stride, ks = q->k_stride;
-    tile_fn *whole = ks == 1 ? along_k : ws == 1 ? along_w : any;
+    uint16_t tmp[K][T];
     for (int64_t p = q->p0; p < q->p1; p += K) {
         int64_t off = p % q->seg_padded, k = q->seg - off < K ? q->seg - off : K;
-        const uint16_t *x = src + (p / q->seg_padded * q->seg + off) * ks;
+        int64_t k0 = p / q->seg_padded * q->seg + off;
+        iv__gemm_place pk = iv__gemm_place_of(q->k_runs, q->k_stride, k0);
         for (int64_t w = 0; w < SIDE; w += T, dst += BLOCK) {
             int64_t n = q->n_w - w < 0 ? 0 : q->n_w - w < T ? q->n_w - w : T;
-            (n == T && k == K ? whole : any)(dst, n ? x + w * ws : x, ws, ks, n, k);
+            iv__gemm_place pw = iv__gemm_place_of(q->w_runs, q->w_stride, n ? q->w0 + w : q->w0);
+            const uint16_t *x = src + pk.at + pw.at;
+            int64_t ws = q->w_stride, ks = q->k_stride;
+            if (pk.left < k || pw.left < n) {
+                gather(tmp, src, q, q->w0 + w, n, k0, k);
+                x = &tmp[0][0];
+                ws = 1;
+                ks = T;
+            }
+            tile_fn *whole = ks == 1 ? along_k : ws == 1 ? along_w : any;
+            (n == T && k == K ? whole : any)(dst, x, ws, ks, n, k);
         }
     }
 }

@@ -23,10 +23,25 @@ typedef struct iv__gemm_panel {
     int64_t n_w;      /* of these exist; the rest is zero */
     int64_t w_stride; /* strides of the source, in elements */
     int64_t k_stride;
+    iv__gemm_runs w_runs, k_runs;
+    int64_t w0;     /* index of the panel's first row or column */
     int64_t p0, p1; /* range of packed k; multiples of 32 for 16-bit types, except the end */
     int64_t seg;    /* k in a segment */
     int64_t seg_padded;
 } iv__gemm_panel;
+
+/* A place on an axis: how far it is from the start, and how many indices, itself included, are
+ * left of its run. */
+typedef struct iv__gemm_place {
+    int64_t at, left;
+} iv__gemm_place;
+
+static inline iv__gemm_place iv__gemm_place_of(iv__gemm_runs r, int64_t stride, int64_t i)
+{
+    if (!r.at) return (iv__gemm_place){i * stride, INT64_MAX};
+    int64_t in_run = i % r.run;
+    return (iv__gemm_place){r.at[i / r.run] + in_run * stride, r.run - in_run};
+}
 
 typedef struct iv__gemm_ops {
     int32_t mr[IV__GEMM_TYPES]; /* rows and columns of a tile, by input type */
@@ -37,8 +52,7 @@ typedef struct iv__gemm_ops {
     /* (optional) Before the first and after the last chain of a thread's share. */
     void (*enter)(void);
     void (*leave)(void);
-    /* Packs a panel of a or of b, by input type; src is the first row or column of the panel at
-     * k = 0. */
+    /* Packs a panel of a or of b, by input type; src is row or column 0 of the operand at k = 0. */
     void (*pack_a[IV__GEMM_TYPES])(void *dst, const void *src, const iv__gemm_panel *q);
     void (*pack_b[IV__GEMM_TYPES])(void *dst, const void *src, const iv__gemm_panel *q);
     /* Continues the sums of the tile over `steps` packed k (a multiple of 32 for 16-bit types), or

@@ -326,8 +326,9 @@ static void test_random(void **state)
     }
 }
 
-/* Several bands of rows in an image; windows wider than the image and padding wider than windows.
- */
+/* Several bands of rows in an image, of x and of dy; windows wider than the image and padding wider
+ * than windows; images that are read where they are: without padding, and dy where dx sees all of
+ * a window. */
 static void test_edges(void **state)
 {
     (void)state;
@@ -372,8 +373,48 @@ static void test_edges(void **state)
          .s = {5, 4},
          .p = {0, 3},
          .groups = 4},
+        {.n = 2,
+         .c = 100,
+         .h = 29,
+         .w = 31,
+         .o = 2,
+         .kh = 3,
+         .kw = 3,
+         .s = {2, 1},
+         .p = {1, 1},
+         .groups = 1},
+        {.n = 2,
+         .c = 2,
+         .h = 29,
+         .w = 40,
+         .o = 100,
+         .kh = 2,
+         .kw = 3,
+         .s = {1, 1},
+         .p = {1, 1},
+         .groups = 1},
+        {.n = 3,
+         .c = 12,
+         .h = 20,
+         .w = 11,
+         .o = 10,
+         .kh = 1,
+         .kw = 1,
+         .s = {1, 1},
+         .p = {0, 0},
+         .groups = 2},
+        {.n = 2,
+         .c = 3,
+         .h = 20,
+         .w = 26,
+         .o = 5,
+         .kh = 3,
+         .kw = 5,
+         .s = {1, 1},
+         .p = {2, 4},
+         .groups = 1},
     };
-    for (int i = 0; i < 4 * 3; ++i) {
+    for (int i = 0; i < (int)(sizeof(cases) / sizeof(*cases)) * 3; ++i) {
         problem p = cases[i / 3];
         p.kind = i % 3;
         p.in = p.out = i / 3 % 2 ? IV__GEMM_BF16 : IV__GEMM_F32;
@@ -382,7 +423,7 @@ static void test_edges(void **state)
     }
 }
 
-/* A weight gradient of several parts: many columns, and many groups. */
+/* Weight gradients with long chains: of one channel of many places, and of many groups. */
 static void test_parts(void **state)
 {
     (void)state;
@@ -447,11 +488,17 @@ static void test_refusals(void **state)
     d.in[1].stride[3] = 2;
     assert_int_equal(p.impl->accepts(&dev, &d), IV_UNSUPPORTED);
     assert_string_equal(message, "input 1 is not contiguous");
-    p.n = 256;
+    p.n = 512;
     p.h = p.w = p.oh = p.ow = 224;
     d = describe(&p);
     assert_int_equal(p.impl->accepts(&dev, &d), IV_UNSUPPORTED);
     assert_non_null(strstr(message, "MiB of scratch, 512 at most"));
+    p.n = 8192;
+    p.kh = p.kw = 1;
+    p.p[0] = p.p[1] = 0; /* then x is read where it is */
+    d = describe(&p);
+    assert_int_equal(p.impl->accepts(&dev, &d), IV_UNSUPPORTED);
+    assert_string_equal(message, "more than 2147483647 elements");
 }
 
 static int close_team(void **state)

@@ -112,6 +112,11 @@ static double in_value(iv__gemm_type t, const void *x, int64_t i)
     }
 }
 
+static int64_t axis(iv__gemm_runs r, int64_t stride, int64_t i)
+{
+    return r.at ? r.at[i / r.run] + i % r.run * stride : i * stride;
+}
+
 typedef struct dot {
     const iv__gemm *g;
     const void *a, *b;
@@ -120,12 +125,12 @@ typedef struct dot {
 
 static double dot_a(const dot *d, int64_t k, int64_t end)
 {
-    return k < end ? in_value(d->g->in, d->a, d->a0 + k * d->g->a_cs) : 0.0;
+    return k < end ? in_value(d->g->in, d->a, d->a0 + axis(d->g->a_k, d->g->a_cs, k)) : 0.0;
 }
 
 static double dot_b(const dot *d, int64_t k, int64_t end)
 {
-    return k < end ? in_value(d->g->in, d->b, d->b0 + k * d->g->b_rs) : 0.0;
+    return k < end ? in_value(d->g->in, d->b, d->b0 + axis(d->g->b_k, d->g->b_rs, k)) : 0.0;
 }
 
 static double chain16(const dot *d, int64_t k0, int64_t k1)
@@ -287,7 +292,7 @@ static void problem_solve(problem *p)
                  .a = p->a,
                  .b = p->b,
                  .a0 = z * g->a_bs + r * g->a_rs,
-                 .b0 = z * g->b_bs + c * g->b_cs};
+                 .b0 = z * g->b_bs + axis(g->b_n, g->b_cs, c)};
         p->want[i] = out_bits(g->out, tree_sum(&d, 0, g->segments));
     }
 }
@@ -610,6 +615,60 @@ static void test_isa(void **state)
            iv__isa_has_avx512_bf16(), iv__isa_has_amx_bf16());
 }
 
+/* A table of runs for n indices; what it reaches is below `reach` elements. */
+static iv__gemm_runs some_runs(int64_t n, int64_t stride, int64_t reach)
+{
+    static const int64_t lengths[] = {1, 2, 3, 7, 14, 16, 28, 33, 64};
+    int64_t run = lengths[rnd() % 9], count = (n + run - 1) / run;
+    int32_t *at = malloc((size_t)count * sizeof(*at));
+    assert_non_null(at);
+    for (int64_t i = 0; i < count; ++i) at[i] = (int32_t)rnd_to(0, reach - run * stride);
+    return (iv__gemm_runs){at, run};
+}
+
+/* Operands that lie in runs: along k, along the columns, along both. */
+static void test_runs(void **state)
+{
+    (void)state;
+    enum { REACH = 400 };
+    for (int i = 0; i < 120; ++i) {
+        iv__gemm_type in = (iv__gemm_type)(i % 4);
+        int64_t s = rnd_to(1, 4);
+        iv__gemm g = {.in = in,
+                      .out = some_out(in),
+                      .batch = rnd_to(1, 2),
+                      .m = rnd_to(1, 40),
+                      .n = rnd_to(1, 70),
+                      .k = s * rnd_to(1, i % 12 == 0 ? 300 : 90),
+                      .segments = s};
+        problem p = problem_new(g, rnd() % 2, rnd() % 2, PLAIN);
+        p.g.b_rs = rnd_to(1, 2);
+        p.g.b_cs = rnd_to(1, 2);
+        p.g.a_cs = rnd_to(1, 2);
+        p.g.a_rs = rnd_to(0, 50);
+        p.g.a_bs = p.g.b_bs = 17;
+        if (rnd() % 3) p.g.b_k = some_runs(g.k, p.g.b_rs, REACH);
+        if (rnd() % 3) p.g.b_n = some_runs(g.n, p.g.b_cs, REACH);
+        if (rnd() % 3) p.g.a_k = some_runs(g.k, p.g.a_cs, REACH);
+        free(p.a);
+        free(p.b);
+        int64_t n_a = 20 + 50 * g.m + 2 * g.k + REACH, n_b = 20 + 2 * (g.k + g.n) + 2 * REACH;
+        p.a = zalloc(n_a, widths[in]);
+        p.b = zalloc(n_b, widths[in]);
+        for (int64_t e = 0; e < n_a; ++e) put(in, p.a, e, PLAIN);
+        for (int64_t e = 0; e < n_b; ++e) put(in, p.b, e, PLAIN);
+        problem_solve(&p);
+        for (int threads = 1; threads <= 2; ++threads) {
+            assert_int_equal(iv__team_open(threads), 0);
+            run_levels(&p);
+        }
+        free((void *)(uintptr_t)p.g.b_k.at);
+        free((void *)(uintptr_t)p.g.b_n.at);
+        free((void *)(uintptr_t)p.g.a_k.at);
+        problem_free(&p);
+    }
+}
+
 static int close_team(void **state)
 {
     (void)state;
@@ -628,6 +687,7 @@ int main(void)
         cmocka_unit_test(test_bf16_at_the_least_normal),
         cmocka_unit_test(test_f32_rounds_once),
         cmocka_unit_test(test_general_strides),
+        cmocka_unit_test(test_runs),
         cmocka_unit_test(test_epilogue),
     };
     int failed = cmocka_run_group_tests(tests, NULL, close_team);
