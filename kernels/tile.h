@@ -4,8 +4,8 @@
  *
  *     PN(acc, e)[lane]  =  chain over k of  a[e, k] * b[k, lane]
  *
- * a and b are in SHARED memory, at most 32 k at a time, as the computing type A:
- *     a   by strides (ars, acs): rows of k [64][TILE_LDK], or k-major [32][TILE_LD]; the lanes of a
+ * a and b are in SHARED memory, at most TILE_K k at a time, as the computing type A:
+ *     a   by strides (ars, acs): rows of k [64][TILE_LDK], or k-major [TILE_K][TILE_LD]; the lanes of a
  *         group all read the same element
  *     b   [k][bks]: lane l reads b[k * bks + l]
  * Every element of a and b is used 64 times out of shared memory (device) or the first cache (host).
@@ -22,7 +22,16 @@
 #ifndef IV_TILE_H
 #define IV_TILE_H
 
-#define TILE_K 32
+/* k of a block of rule 5; and k that are in memory of the group at a time, fewer in f64 on a device that
+ * has little of it (IV_TILE_K64, set by its backend): a chain of rule 4 may be cut anywhere. */
+#define TILE_BLOCK 32
+#define TILE_K IV_CAT(iv_tile_k_, A)
+#define iv_tile_k_f TILE_BLOCK
+#ifdef IV_TILE_K64
+#define iv_tile_k_d IV_TILE_K64
+#else
+#define iv_tile_k_d 32
+#endif
 /* Rows j, j + 1, ... of a PRIVN. */
 #define TILE_ROWS_OF(v, j) (iv_p_##v + (j))
 #ifdef IV_HOST_FORM
@@ -35,7 +44,7 @@
     for (i32 e = 0; e < (i32)(count); ++e) {                                                       \
         IV_SIMD for (i32 lid = 0; lid < IV_W; ++lid) { __VA_ARGS__ }                   \
     }
-/* Code for each pair (r, c) in [0, R) x [0, C), neighbouring lanes at neighbouring c.  C: 32 or 64. */
+/* Code for each pair (r, c) in [0, R) x [0, C), neighbouring lanes at neighbouring c.  C: 16, 32 or 64. */
 #define EACH2(r, R, c, C, ...)                                                                     \
     for (i32 r = 0; r < (R); ++r) {                                                                \
         IV_SIMD for (i32 c = 0; c < (C); ++c) { __VA_ARGS__ }                          \
@@ -43,7 +52,7 @@
 #else
 /* The rows of a lane are registers, so every loop over them must unroll. */
 #define IV_UNROLL _Pragma("unroll")
-/* f32 rows are padded against bank conflicts; f64 tiles must stay within 48 KiB. */
+/* f32 rows are padded against bank conflicts; f64 tiles are twice as large without. */
 #define TILE_LD IV_CAT(iv_tile_ld_, A)
 #define TILE_LDK IV_CAT(iv_tile_ldk_, A)
 #define TILE_LDB IV_CAT(iv_tile_ldb_, A)
@@ -51,7 +60,7 @@
 #define iv_tile_ldk_f 36
 #define iv_tile_ldb_f 65
 #define iv_tile_ld_d 64
-#define iv_tile_ldk_d 32
+#define iv_tile_ldk_d iv_tile_k_d
 #define iv_tile_ldb_d 65
 #define IV_TILE_END IV_BARRIER;
 #define ROWS(e, count, ...)                                                                        \
@@ -164,7 +173,7 @@ IV_FN f32 iv_fma_flush(f32 a, f32 b, f32 c)
     const i32 iv_slow = iv_ea + iv_eb < 140;
 
 /* ---- the product ----
- * Continues the sums acc[j + e], e in [0, rows), over k in [0, nk), nk <= 32.  rows <= 64, may be
+ * Continues the sums acc[j + e], e in [0, rows), over k in [0, nk), nk <= TILE_K.  rows <= 64, may be
  * rounded up to a multiple of 8.  For b and h, nk counts as 32: the rest must be zeros in a and b.
  * na, nb: elements of a and b to look at for the range. */
 #define TILE_MULTIPLY(acc, j, rows, a, na, ars, acs, b, nb, bks, nk)                               \
@@ -316,7 +325,7 @@ IV_FN void iv_tile_b(f32 (*acc)[IV_W], i32 rows, const f32 *a, i32 ars, i32 acs,
         IV_UNROLL for (i32 h = 0; h < IV_W; h += 32) {                                     \
             f32 s[32], t[32];                                                                      \
             IV_UNROLL for (i32 e = 0; e < 32; ++e) s[e] = t[e] = 0;                        \
-            IV_NO_UNROLL for (i32 k = 0; k < TILE_K; k += 2) {                                     \
+            IV_NO_UNROLL for (i32 k = 0; k < TILE_BLOCK; k += 2) {                                     \
                 f32 b0 = b[k * bks + IV_LANE], b1 = b[(k + 1) * bks + IV_LANE];                    \
                 IV_UNROLL for (i32 e = 0; e < 32; ++e) {                                   \
                     s[e] = FX(a[(h + e) * ars + k * acs], b0, s[e]);                               \
@@ -341,7 +350,7 @@ IV_FN void iv_tile_block_slow(f32 *acc, IV_LOCAL_ const f32 *a, i32 ars, i32 acs
     IV_UNROLL for (i32 e = 0; e < IV_W; ++e) x[e] = acc[e];
     IV_NO_UNROLL for (i32 e = 0; e < IV_W; ++e) {
         f32 s = 0, t = 0;
-        IV_NO_UNROLL for (i32 k = 0; k < TILE_K; k += 2) {
+        IV_NO_UNROLL for (i32 k = 0; k < TILE_BLOCK; k += 2) {
             s = iv_fma_flush(a[e * ars + k * acs], b[k * bks + IV_LANE], s);
             t = iv_fma_flush(a[e * ars + (k + 1) * acs], b[(k + 1) * bks + IV_LANE], t);
         }

@@ -67,7 +67,7 @@ typedef IV_CAT(double, IV_VECTOR64) iv_v_f64;
             for (i32 l = 0; l < IV_W; l += VN) {                                                   \
                 const AX *ak = a + e * ars, *bk = b + l;                                           \
                 IV_R4(IV_TILE_VZERO)                                                               \
-                for (i32 k = 0; k < TILE_K; k += 2, ak += 2 * acs, bk += 2 * bks) {                \
+                for (i32 k = 0; k < TILE_BLOCK; k += 2, ak += 2 * acs, bk += 2 * bks) {                \
                     const VX b0 = VLD(0, bk), b1 = VLD(0, bk + bks);                               \
                     IV_R4(IV_TILE_VPAIR)                                                           \
                 }                                                                                  \

@@ -163,6 +163,9 @@ static iv_status join_team_place(cpu_driver *d, const iv_cpu_place *p)
 static iv_status cpu_device_open(void *drv, int32_t index, void **out_dev)
 {
     cpu_driver *d = drv;
+    const int32_t n = d->n_places > 0 ? d->n_places : 1;
+    if (index < 0 || index >= n)
+        return host->fail(IV_UNAVAILABLE, "opening cpu:%d: there are %d CPU devices", index, n);
     const iv_cpu_place *place = d->n_places > 0 ? &d->places[index] : NULL;
     if (place) {
         iv_status s = join_team_place(d, place);

@@ -60,23 +60,23 @@ static void read_properties(cl_dev *d)
     d->most_bytes = (int64_t)device_number(d->id, CL_DEVICE_MAX_MEM_ALLOC_SIZE, sizeof(cl_ulong));
     d->units = (cl_uint)device_number(d->id, CL_DEVICE_MAX_COMPUTE_UNITS, sizeof(cl_uint));
     if (d->units == 0) d->units = 1;
+    d->local_bytes = device_number(d->id, CL_DEVICE_LOCAL_MEM_SIZE, sizeof(cl_ulong));
+    d->most_items = device_number(d->id, CL_DEVICE_MAX_WORK_GROUP_SIZE, sizeof(size_t));
     const uint64_t vector =
         device_number(d->id, CL_DEVICE_NATIVE_VECTOR_WIDTH_FLOAT, sizeof(cl_uint));
     d->vector = vector >= 16 ? 16 : vector >= 8 ? 8 : 4;
 }
 
-/* Whether groups of 64 work-items with 48 KiB of local memory fit, as the kernels of a GPU need. */
+/* Whether the groups of f32 kernels in the form for GPUs fit. */
 static iv_status check_limits(const cl_dev *d)
 {
-    const uint64_t group = device_number(d->id, CL_DEVICE_MAX_WORK_GROUP_SIZE, sizeof(size_t));
-    const uint64_t local = device_number(d->id, CL_DEVICE_LOCAL_MEM_SIZE, sizeof(cl_ulong));
     const uint64_t params = device_number(d->id, CL_DEVICE_MAX_PARAMETER_SIZE, sizeof(size_t));
-    if (!d->cpu && (group < 64 || local < 32768))
+    if (!d->cpu && (d->most_items < CL_LANES || d->local_bytes < CL_LEAST_LOCAL))
         return iv__cl_host->fail(IV_UNSUPPORTED,
                                  "opening %s (%s): its groups have at most %llu work-items and "
-                                 "%llu bytes of local memory, need 64 and 32768",
-                                 d->label, d->name, (unsigned long long)group,
-                                 (unsigned long long)local);
+                                 "%llu bytes of local memory, need %d and %d",
+                                 d->label, d->name, (unsigned long long)d->most_items,
+                                 (unsigned long long)d->local_bytes, CL_LANES, CL_LEAST_LOCAL);
     if (params < 1024)
         return iv__cl_host->fail(
             IV_UNSUPPORTED, "opening %s (%s): kernels take %llu bytes of parameters, need 1024",
@@ -108,14 +108,12 @@ iv_status iv__cl_device_open(cl_device_id id, int32_t index, const char *cache,
     d->cache = (iv__cache){.host = iv__cl_host, .kind = "opencl"};
     if (named == IV__CACHE_NAMED || !d->pocl)
         snprintf(d->cache.folder, sizeof(d->cache.folder), "%s", cache);
-    const uint64_t local = device_number(id, CL_DEVICE_LOCAL_MEM_SIZE, sizeof(cl_ulong)),
-                   group = device_number(id, CL_DEVICE_MAX_WORK_GROUP_SIZE, sizeof(size_t));
     snprintf(
         d->notes, sizeof(d->notes),
         "platform %s; kernels as %s; groups of up to %llu work-items, %llu KiB of local memory; "
         "f16 %s",
-        d->platform, d->cpu ? "loops" : "64 lanes", (unsigned long long)group,
-        (unsigned long long)(local >> 10), d->f16 ? "arithmetic not used" : "stored only");
+        d->platform, d->cpu ? "loops" : "64 lanes", (unsigned long long)d->most_items,
+        (unsigned long long)(d->local_bytes >> 10), d->f16 ? "arithmetic not used" : "stored only");
     iv_status s = check_limits(d);
     if (s == IV_OK) s = open_context(d);
     if (s == IV_OK)

@@ -59,7 +59,9 @@ typedef struct cl_device {
     iv__cache cache; /* no folder: none, or the platform keeps its own */
     char notes[256];
     int64_t mem_bytes, most_bytes, allocated;
-    uint64_t freed; /* number of memories freed: arguments set before may be stale */
+    uint64_t local_bytes; /* memory of a group */
+    uint64_t most_items;  /* work-items of a group */
+    uint64_t freed;       /* number of memories freed: arguments set before may be stale */
     cl_uint units;
     int vector; /* CPU devices: f32 in a vector register, 4 to 16 */
     bool cpu, pocl, f64, f16, exact_option;
@@ -75,6 +77,9 @@ typedef struct cl_kern {
     uint64_t freed;          /* when this many memories had been freed */
 } cl_kern;
 
+/* Groups of the kernels in the form for GPUs; with less than CL_ROOMY bytes tiles of f64 are
+ * smaller. */
+enum { CL_LANES = 64, CL_LEAST_LOCAL = 32 << 10, CL_ROOMY = 48 << 10 };
 enum { CL_RING = 64, CL_STAGE = 1 << 20 };
 typedef struct cl_queue {
     cl_dev *dev;

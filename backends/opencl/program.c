@@ -17,6 +17,7 @@ static void options_of(const cl_dev *d, char *out, size_t size)
     if (d->cpu)
         snprintf(out + n, size - (size_t)n, " -DIV_CPU_DEVICE -DIV_VECTOR=%d -DIV_VECTOR64=%d",
                  d->vector, d->vector / 2);
+    else if (d->local_bytes < CL_ROOMY) snprintf(out + n, size - (size_t)n, " -DIV_TILE_K64=16");
 }
 
 static bool key_of(const cl_dev *d, const iv__source *s, const char *options, uint64_t out[2])
@@ -141,11 +142,35 @@ static iv_status code_get(cl_dev *d, const iv__source *s, const char *what, cl_p
     return IV_OK;
 }
 
+/* Whether a group of the compiled kernel fits: what it takes of local memory and registers, its
+ * compiler alone knows. */
+static iv_status check_group(const cl_dev *d, const cl_kern *k)
+{
+    cl_ulong local = 0;
+    size_t items = CL_LANES;
+    cl_int e = iv__cl.GetKernelWorkGroupInfo(k->kernel, d->id, CL_KERNEL_LOCAL_MEM_SIZE,
+                                             sizeof(local), &local, NULL);
+    if (e == CL_SUCCESS)
+        e = iv__cl.GetKernelWorkGroupInfo(k->kernel, d->id, CL_KERNEL_WORK_GROUP_SIZE,
+                                          sizeof(items), &items, NULL);
+    if (e != CL_SUCCESS)
+        return iv__cl_fail(e, "building kernel %s for %s (%s): asking what it needs", k->name,
+                           d->label, d->name);
+    if (local <= d->local_bytes && (d->cpu || items >= CL_LANES)) return IV_OK;
+    return iv__cl_host->fail(IV_UNSUPPORTED,
+                             "building kernel %s for %s (%s): its groups need %llu bytes of local "
+                             "memory and %d work-items, the device gives them %llu and %llu "
+                             "[hint: another --precision or device]",
+                             k->name, d->label, d->name, (unsigned long long)local,
+                             d->cpu ? 1 : CL_LANES, (unsigned long long)d->local_bytes,
+                             (unsigned long long)items);
+}
+
 static iv_status make(cl_dev *d, const iv__source *s, cl_kern **out)
 {
     cl_program program = NULL;
     cl_int e;
-    const iv_status status = code_get(d, s, s->what, &program);
+    iv_status status = code_get(d, s, s->what, &program);
     if (status != IV_OK) return status;
     cl_kern *k = calloc(1, sizeof(*k));
     if (!k) return iv__cl_host->fail(IV_NO_MEMORY, "building kernel %s", s->what);
@@ -155,8 +180,10 @@ static iv_status make(cl_dev *d, const iv__source *s, cl_kern **out)
         free(k);
         return iv__cl_fail(e, "building kernel %s for %s (%s)", s->what, d->label, d->name);
     }
-    *out = k;
-    return IV_OK;
+    status = check_group(d, k);
+    if (status == IV_OK) *out = k;
+    else iv__cl_kernel_free(d, k);
+    return status;
 }
 
 iv_status iv__cl_kernel_build(void *dev, const iv_kernel_src *src, void **out_kernel)

@@ -1,18 +1,25 @@
-/* test_opencl_exact.c: devices that round in another way, made by editing the text of the probe
- * (standin/opencl/edit.c): what they are said to do, and which kernels lose the invariant flag.
+/* test_opencl_exact.c: devices that round in another way or have less memory, made by editing the
+ * text of the probe and what they say (standin/opencl/edit.c): what they are said to do, which
+ * kernels lose the invariant flag, and which do not fit.
  * Skips where there is no OpenCL device that is exact without it. */
-#include "unit/temporary.h"
+#include "ops/harness.h"
 
 #include "device.h"
 
 static iv__device *device;
 
-static int pretend(const char *from, const char *to)
+/* cache: where compiled programs go, NULL: where they always go. */
+static int pretend_with(const char *from, const char *to, const char *cache)
 {
-    const iv_backend_options o = {.cache = "/proc/none"};
+    const iv_backend_options o = {.cache = cache};
     setenv("STANDIN_CL_FROM", from, 1);
     setenv("STANDIN_CL_TO", to, 1);
     return iv__device_open("opencl:0", &o, true, &device);
+}
+
+static int pretend(const char *from, const char *to)
+{
+    return pretend_with(from, to, "/proc/none");
 }
 
 static int close_device(void **state)
@@ -109,6 +116,64 @@ static void fuses_products(void **state)
     FAILS(IV_UNSUPPORTED, "fuses", build("matmul", "matmul", "ff"));
 }
 
+/* ---- groups with little memory ---- */
+
+enum { ROWS = 70, INNER = 45, COLUMNS = 66 };
+
+static void product_on(iv__device *d, double *out)
+{
+    static double a[ROWS * INNER], b[INNER * COLUMNS];
+    uint64_t seed = 1;
+    int64_t n = 0;
+    rig r;
+    rig_open(&r, d, P_F64, 1);
+    const iv_value x = iv_input(r.g, "x", IV_F32, IV_SHAPE(ROWS, INNER)),
+                   y = iv_input(r.g, "y", IV_F32, IV_SHAPE(INNER, COLUMNS));
+    iv_graph_set_output(r.g, "z", iv_matmul(r.g, x, y, false, false));
+    WORKS(rig_compile(&r, 1));
+    for (int i = 0; i < ROWS * INNER; ++i) a[i] = next_in(&seed, -1, 1);
+    for (int i = 0; i < INNER * COLUMNS; ++i) b[i] = next_in(&seed, -1, 1);
+    rig_write(&r, x, a);
+    rig_write(&r, y, b);
+    rig_run(&r);
+    double *z = rig_read(&r, "z", &n);
+    assert_int_equal(n, ROWS * COLUMNS);
+    memcpy(out, z, (size_t)n * sizeof(*z));
+    free(z);
+    rig_close(&r);
+}
+
+/* 32 KiB are enough for products of f64 in smaller tiles, with the same bits, not for attention.
+ * PoCL needs minutes to compile such a product for lanes; Oclgrind (ci/opencl) interprets it. */
+static void has_little_local_memory(void **state)
+{
+    (void)state;
+    static double have[ROWS * COLUMNS], want[ROWS * COLUMNS];
+    iv__device *host = device_open(1, NULL, true, NULL);
+    product_on(host, want);
+    iv__device_close(host);
+    setenv("INVAR_OPENCL_FORM", "lanes", 1);
+    setenv("STANDIN_CL_LOCAL", "32768", 1);
+    /* With a cache named, PoCL would compile every kernel of the file in order to store it. */
+    WORKS(pretend_with("no such text", "", NULL));
+    if (device->info.has_f64) {
+        if (strstr(device->info.notes, "platform Oclgrind")) {
+            product_on(device, have);
+            assert_memory_equal(have, want, sizeof(want));
+        }
+        FAILS(IV_UNSUPPORTED, "building kernel attention_dd for opencl:0",
+              build("attention", "attention", "dd"));
+        assert_non_null(strstr(iv_error_message(), "the device gives them 32768"));
+    }
+    iv__device_close(device);
+    device = NULL;
+    setenv("STANDIN_CL_LOCAL", "16384", 1);
+    FAILS(IV_UNSUPPORTED, "16384 bytes of local memory, need 64 and 32768",
+          pretend("no such text", ""));
+    unsetenv("STANDIN_CL_LOCAL");
+    unsetenv("INVAR_OPENCL_FORM");
+}
+
 /* What a user sees. */
 static void command(const char *arguments, int status, const char *part)
 {
@@ -144,6 +209,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_teardown(takes_roots_inexactly, close_device),
         cmocka_unit_test_teardown(flushes_denormals, close_device),
         cmocka_unit_test_teardown(fuses_products, close_device),
+        cmocka_unit_test_teardown(has_little_local_memory, close_device),
         cmocka_unit_test(is_told_to_users),
     };
     if (argc > 1) cmocka_set_test_filter(argv[1]);

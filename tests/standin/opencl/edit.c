@@ -3,7 +3,8 @@
  *   STANDIN_CL_FROM, STANDIN_CL_TO   the first occurrence of a text in each program becomes
  * another, so that a test can see a kernel that is wrong on purpose found STANDIN_CL_STORES writes,
  * fills and copies are done by a kernel.  Oclgrind 21.10 takes the rest of a buffer for
- * uninitialised when the host writes a part of it; what kernels store it follows */
+ * uninitialised when the host writes a part of it; what kernels store it follows STANDIN_CL_LOCAL
+ * bytes of local memory that devices say they have */
 #define CL_TARGET_OPENCL_VERSION 120
 #include <CL/cl.h>
 #include <dlfcn.h>
@@ -56,6 +57,20 @@ PUBLIC cl_program clCreateProgramWithSource(cl_context c, cl_uint n, const char 
     cl_program p = real(c, 1, &text, &size, error);
     free(all);
     return p;
+}
+
+typedef cl_int info_fn(cl_device_id, cl_device_info, size_t, void *, size_t *);
+PUBLIC cl_int clGetDeviceInfo(cl_device_id id, cl_device_info what, size_t size, void *value,
+                              size_t *out_size)
+{
+    info_fn *real = NULL;
+    *(void **)&real = loader("clGetDeviceInfo");
+    const char *bytes = getenv("STANDIN_CL_LOCAL");
+    const cl_int e = real(id, what, size, value, out_size);
+    const cl_ulong local = bytes ? strtoull(bytes, NULL, 10) : 0;
+    if (bytes && what == CL_DEVICE_LOCAL_MEM_SIZE && value && e == CL_SUCCESS)
+        memcpy(value, &local, sizeof(local));
+    return e;
 }
 
 /* ---- stores by a kernel ---- */
