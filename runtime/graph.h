@@ -156,6 +156,9 @@ void iv__gradient_add(iv_graph *g, int32_t v, iv_value d);
  * the end of the step.  Each sum over samples then goes through the tree over passes by itself. */
 iv_status iv__graph_split_gradients(iv_graph *g);
 
+/* commute.c, before differentiation: relu and max pooling change places where that gives the same
+ * bits on smaller planes. */
+void iv__graph_commute(iv_graph *g);
 /* cast.c: gives every value its type under the policy and inserts casts. */
 iv_status iv__graph_cast(iv_graph *g, const iv__precision *policy);
 /* absorb.c: removes casts next to kernels that convert on load and store. */

@@ -1,4 +1,4 @@
-/* test_fuse.c: fusing and absorbing change no bit.
+/* test_fuse.c: fusing, absorbing and commuting change no bit.
  *
  * Random graphs of element-wise operators (with broadcasts, dropout and casts between types),
  * forward and backward, run fused; then again with some of their intermediate values cut out, by
@@ -374,13 +374,76 @@ static void test_absorb_network(void **state)
     }
 }
 
+/* ---- relu and max pooling change places ---- */
+
+/* A convolution whose values are small multiples of a half, so that windows have ties, zeros and
+ * nothing but negative numbers, under windows that overlap. */
+static void build_pooled(rig *r, iv_window w)
+{
+    iv_value x = iv_input(r->g, "x", IV_F32, IV_SHAPE(4, 2, 11, 9));
+    iv_value y =
+        iv_conv2d(r->g, x, iv_param(r->g, "w", IV_SHAPE(3, 2, 1, 1), (iv_init){IV_INIT_ONES, 0}),
+                  NULL, (iv_window){.stride = {1, 1}}, 1);
+    iv_value z = iv_max_pool2d(r->g, iv_relu(r->g, y), w);
+    iv_graph_set_output(r->g, "z", z);
+    iv_graph_set_loss(r->g, iv_sum(r->g, iv_mul(r->g, z, z), 0, false));
+}
+
+static void test_commute(void **state)
+{
+    (void)state;
+    static const iv_window windows[] = {
+        {{2, 2}, {2, 2}, {0, 0}}, {{3, 3}, {2, 1}, {1, 1}}, {{2, 4}, {1, 3}, {1, 2}}};
+    static double x[4 * 2 * 11 * 9];
+    uint64_t s = 5;
+    for (int i = 0; i < (int)IV_COUNT(x); ++i)
+        x[i] = i == 100 ? NAN : 0.5 * floor(next_in(&s, -4, 2)) * (i % 3 ? 1 : -0.0);
+    for (int t = 0; t < P_COUNT * (int)IV_COUNT(windows); ++t) {
+        rig r[2];
+        for (int k = 0; k < 2; ++k) {
+            rig_open(&r[k], device, t % P_COUNT, 2);
+            build_pooled(&r[k], windows[t / P_COUNT]);
+            int64_t relu = r[k].g->n_nodes;
+            while (r[k].g->nodes[--relu].op != IV_OP_RELU) {
+            }
+            if (k == 1) iv__graph_commute(r[k].g);
+            assert_int_equal(r[k].g->nodes[relu].op, k ? IV_OP_MAX_POOL2D : IV_OP_RELU);
+            iv_value in = {iv__graph_find(r[k].g, "x")};
+            rig_differentiate(&r[k], &in, 1);
+            WORKS(rig_compile(&r[k], 4));
+            rig_write(&r[k], in, x);
+            rig_run(&r[k]);
+        }
+        compare(&r[0], &r[1], "pooling", (uint64_t)t);
+        rig_close(&r[0]);
+        rig_close(&r[1]);
+    }
+}
+
+/* What is read elsewhere too stays where it is. */
+static void test_commute_not(void **state)
+{
+    (void)state;
+    rig r;
+    rig_open(&r, device, P_F32, 1);
+    iv_value x = iv_input(r.g, "x", IV_F32, IV_SHAPE(1, 1, 4, 4)), y = iv_relu(r.g, x);
+    iv_window w = {{2, 2}, {2, 2}, {0, 0}};
+    iv_graph_set_output(r.g, "y", y);
+    iv_graph_set_output(r.g, "z", iv_max_pool2d(r.g, y, w));
+    iv__graph_commute(r.g);
+    assert_int_equal(r.g->nodes[0].op, IV_OP_RELU);
+    assert_int_equal(iv_value_shape(r.g, y).dim[3], 4);
+    rig_close(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_f64),    cmocka_unit_test(test_f32),
-        cmocka_unit_test(test_bf16),   cmocka_unit_test(test_f16),
-        cmocka_unit_test(test_long),   cmocka_unit_test(test_diamonds),
-        cmocka_unit_test(test_absorb), cmocka_unit_test(test_absorb_network),
+        cmocka_unit_test(test_f64),     cmocka_unit_test(test_f32),
+        cmocka_unit_test(test_bf16),    cmocka_unit_test(test_f16),
+        cmocka_unit_test(test_long),    cmocka_unit_test(test_diamonds),
+        cmocka_unit_test(test_absorb),  cmocka_unit_test(test_absorb_network),
+        cmocka_unit_test(test_commute), cmocka_unit_test(test_commute_not),
     };
     return cmocka_run_group_tests(tests, open_it, close_it);
 }
