@@ -1,5 +1,5 @@
 /* cublaslt.c: matrix products by cuBLASLt (see ../gpu/blaslt.inc): INVAR_CUBLASLT_LIB, else the
- * newest libcublasLt.so that is there. */
+ * newest libcublasLt.so that is there and not of a later major version than the driver. */
 #include "../gpu/gpu.h"
 
 #include <cublasLt.h>
@@ -9,27 +9,34 @@
 #define LTB(name) CUBLAS_##name
 #define LTB_TYPE(name) cublas##name
 #define LTR(name) CUDA_##name
+#define LT_OWN S(cublasLtGetStatusName)
 #define LT_NAME "cublaslt"
 #define LT_STATUS cublasStatus_t
 #define LT_TYPE cudaDataType
 #define LT_BIAS_AS_OUTPUT 1
 #define LT_STATUS_NAME(e) lt.cublasLtGetStatusName(e)
-#define S(name) __typeof__(name) *name;
-static struct {
-#include "cublaslt.def"
-} lt;
-#undef S
+#include "../gpu/blaslt.inc"
 
-static iv_status lt_open(const iv_host *host)
+/* Before CUDA 12, whose numbers are others, its version is below 120000 too. */
+static int lt_tell(void)
 {
-    static const char *const names[] = {"libcublasLt.so.13", "libcublasLt.so.12",
-                                        INVAR_CUDA_FOLDER "/lib64/libcublasLt.so", NULL};
-    static const gpu_symbol symbols[] = {
-#define S(name) {GPU_TEXT(name), (void **)&lt.name, false},
-#include "cublaslt.def"
-#undef S
-        {0}};
-    return iv__gpu_library_once(host, "cuBLASLt", "INVAR_CUBLASLT_LIB", names, symbols);
+    const size_t v = lt.cublasLtGetVersion();
+    return (int)(v / 10000 * 100 + v / 100 % 100);
+}
+static gpu_library lt_library = {
+    .what = "cuBLASLt",
+    .env = "INVAR_CUBLASLT_LIB",
+    .hint = "install libcublasLt of the driver's CUDA version",
+    .names =
+        (const char *const[]){"libcublasLt.so.", INVAR_CUDA_FOLDER "/lib64/libcublasLt.so.", NULL},
+    .symbols = lt_symbols,
+    .product = "CUDA",
+    .least = 1200,
+    .tell = lt_tell,
+};
+static iv_status lt_join(const gpu_api *api)
+{
+    return iv__gpu_library_join(api->host, &lt_library, api->library);
 }
 
 /* No sums of parts of K, and operands that begin at multiples of `align` bytes. */
@@ -46,9 +53,9 @@ static cublasStatus_t lt_prefer(cublasLtMatmulPreference_t p, uint32_t align)
     return e;
 }
 
-#include "../gpu/blaslt.inc"
-
 const iv_impl *const *iv__cuda_impls(void *dev, int32_t *out_n)
 {
-    return lt_list(dev, out_n);
+    (void)dev;
+    *out_n = 1;
+    return lt_impls;
 }

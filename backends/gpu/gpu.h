@@ -6,7 +6,8 @@
  *   library.c  libraries opened at run time
  *
  * backends/cuda and backends/hip fill the table (gpu_api) from the libraries of their vendor, with
- * its real headers, and hold nothing that both have.
+ * its real headers, and hold nothing that both have: that is in vendor.inc, driver.def and rtc.def
+ * for driver and compiler, in blaslt.inc and lt.def for matrix products.
  *
  * Memory is device memory or pinned host memory; kernels get device memory only.  What the host
  * writes goes through a ring of pinned memory, so `write` returns at once and copies are true DMA.
@@ -17,6 +18,37 @@
 #include "../common/common.h"
 
 typedef unsigned long long gpu_ptr; /* an address in device memory */
+
+/* library.c: a library opened at run time. */
+typedef struct gpu_symbol {
+    const char *name; /* NULL ends a list */
+    void **at;        /* gets the address, NULL if an optional one is missing */
+    char need;        /* 'V': needed to read the version; 'S': needed; 'O': optional */
+} gpu_symbol;
+typedef struct gpu_library {
+    const char *what; /* "the CUDA driver" */
+    const char *env;  /* variable that names it instead */
+    const char *hint; /* where to get it */
+    /* Up to a NULL.  One that ends in '.' gets a major version, the latest first. */
+    const char *const *names;
+    const gpu_symbol *symbols; /* the first is one that no other library has */
+    const char *product;       /* "CUDA": whose version it tells */
+    int least, most;           /* versions to be used, 1304 for 13.4; most 0: any later one */
+    int (*tell)(void);         /* its version, by the symbols V; NULL: it does not tell */
+    void *handle;
+    int version;
+    char path[256];
+} gpu_library;
+/* Opens the first of its names that is there, reads its version, and only then looks up the other
+ * functions.  IV_UNAVAILABLE: it is missing (with the loader's words), of another version, or lacks
+ * a function. */
+iv_status iv__gpu_library_open(const iv_host *host, gpu_library *lib);
+/* The same once, for one that is to work with what `driver` made; any thread.  IV_UNAVAILABLE too
+ * if it works on another driver than that, whose memory and streams it would not know. */
+iv_status iv__gpu_library_join(const iv_host *host, gpu_library *lib, const gpu_library *driver);
+/* The symbol of a function, which a macro of its header may have chosen. */
+#define GPU_TEXT(x) GPU_TEXT_(x)
+#define GPU_TEXT_(x) #x
 
 /* A device, as its vendor describes it. */
 typedef struct gpu_desc {
@@ -38,10 +70,11 @@ typedef struct gpu_options {
  * memory, streams, events and modules do so in the context made current by `use`. */
 typedef struct gpu_api {
     const iv_host *host;
-    const char *kind, *vendor; /* "cuda", "NVIDIA" */
-    char driver[64];           /* "CUDA 13.0, NVRTC 13.0" */
-    int64_t most_groups;       /* of a launch */
-    int out_of_memory;         /* error numbers with a meaning here */
+    const char *kind, *vendor;  /* "cuda", "NVIDIA" */
+    const gpu_library *library; /* the driver */
+    char driver[64];            /* "CUDA 13.0, NVRTC 13.0" */
+    int64_t most_groups;        /* of a launch */
+    int out_of_memory;          /* error numbers with a meaning here */
     const char *(*error_name)(int error);
     const char *(*error_text)(int error);
 
@@ -172,31 +205,6 @@ typedef struct gpu_graph {
 /* Fails with "LABEL (NAME), WHAT: ERROR = 700 (text)"; the status belongs to the error. */
 iv_status iv__gpu_fail(const gpu_device *d, int error, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
-
-/* library.c: a library opened at run time. */
-typedef struct gpu_library {
-    const iv_host *host;
-    const char *what; /* "the CUDA driver" */
-    const char *env;  /* variable that names it instead */
-    void *handle;
-    char path[256];
-} gpu_library;
-typedef struct gpu_symbol {
-    const char *name; /* NULL ends a list */
-    void **at;        /* gets the address, NULL if an optional one is missing */
-    bool optional;
-} gpu_symbol;
-/* Opens the first of `names` (up to a NULL) that is there.  IV_UNAVAILABLE with the loader's words.
- */
-iv_status iv__gpu_library_open(gpu_library *lib, const char *const *names, const char *hint);
-/* IV_UNAVAILABLE names the function that is missing. */
-iv_status iv__gpu_library_find(const gpu_library *lib, const gpu_symbol *list);
-/* Both, unless the list has its addresses already.  Any thread. */
-iv_status iv__gpu_library_once(const iv_host *host, const char *what, const char *env,
-                               const char *const *names, const gpu_symbol *list);
-/* The symbol of a function, which a macro of its header may have chosen. */
-#define GPU_TEXT(x) GPU_TEXT_(x)
-#define GPU_TEXT_(x) #x
 
 /* gpu.c */
 iv_status iv__gpu_open(const gpu_api *api, const iv_backend_options *o, void **out_drv);

@@ -10,28 +10,38 @@
 #define LTB(name) HIPBLAS_##name
 #define LTB_TYPE(name) hipblas##name
 #define LTR(name) HIP_##name
+#define LT_OWN
 #define LT_NAME "hipblaslt"
 #define LT_STATUS hipblasStatus_t
 #define LT_TYPE hipDataType
 #define LT_BIAS_AS_OUTPUT 0
 #define LT_STATUS_NAME(e)                                                                          \
     ((e) == HIPBLAS_STATUS_NOT_SUPPORTED ? "HIPBLAS_STATUS_NOT_SUPPORTED" : "status")
-#define S(name) __typeof__(name) *name;
-static struct {
-#include "hipblaslt.def"
-} lt;
-#undef S
+#include "../gpu/blaslt.inc"
 
-static iv_status lt_open(const iv_host *host)
+/* It tells its version to who has a handle.  Before 0.6, of ROCm 6, types had other numbers. */
+static int lt_tell(void)
 {
-    static const char *const names[] = {"libhipblaslt.so.1", "libhipblaslt.so.0", "libhipblaslt.so",
-                                        NULL};
-    static const gpu_symbol symbols[] = {
-#define S(name) {GPU_TEXT(name), (void **)&lt.name, false},
-#include "hipblaslt.def"
-#undef S
-        {0}};
-    return iv__gpu_library_once(host, "hipBLASLt", "INVAR_HIPBLASLT_LIB", names, symbols);
+    hipblasLtHandle_t h = NULL;
+    int v = 0;
+    if (lt.hipblasLtCreate(&h)) return 0;
+    if (lt.hipblasLtGetVersion(h, &v)) v = 0;
+    lt.hipblasLtDestroy(h);
+    return v / 100000 * 100 + v / 100 % 1000;
+}
+static gpu_library lt_library = {
+    .what = "hipBLASLt",
+    .env = "INVAR_HIPBLASLT_LIB",
+    .hint = "install hipBLASLt of ROCm 6 or later",
+    .names = (const char *const[]){"libhipblaslt.so.", "libhipblaslt.so", NULL},
+    .symbols = lt_symbols,
+    .product = "hipBLASLt",
+    .least = 6,
+    .tell = lt_tell,
+};
+static iv_status lt_join(const gpu_api *api)
+{
+    return iv__gpu_library_join(api->host, &lt_library, api->library);
 }
 
 static hipblasStatus_t lt_prefer(hipblasLtMatmulPreference_t p, uint32_t align)
@@ -41,9 +51,9 @@ static hipblasStatus_t lt_prefer(hipblasLtMatmulPreference_t p, uint32_t align)
     return HIPBLAS_STATUS_SUCCESS;
 }
 
-#include "../gpu/blaslt.inc"
-
 const iv_impl *const *iv__hip_impls(void *dev, int32_t *out_n)
 {
-    return lt_list(dev, out_n);
+    (void)dev;
+    *out_n = 1;
+    return lt_impls;
 }

@@ -51,6 +51,7 @@ typedef struct {
     float wavesCount;
     int reserved[4];
 } hipblasLtMatmulHeuristicResult_t;
+hipblasStatus_t hipblasLtGetVersion(hipblasLtHandle_t h, int *out);
 hipblasStatus_t hipblasLtCreate(hipblasLtHandle_t *out);
 hipblasStatus_t hipblasLtDestroy(hipblasLtHandle_t h);
 hipblasStatus_t hipblasLtMatmulDescCreate(hipblasLtMatmulDesc_t *out, hipblasComputeType_t c,

@@ -330,29 +330,51 @@ static void trains_as_the_cpu_does(void **state)
     }
 }
 
-/* Without the library, or with an old one, the plan says why and the portable kernel runs. */
+/* Without the library, or with one that is old, of a later driver, or works on another driver, the
+ * plan says why and the portable kernel runs. */
 static void goes_on_without(void **state)
 {
     if (!calls) skip();
-    const char *variable = cuda ? "INVAR_CUBLASLT_LIB" : "INVAR_HIPBLASLT_LIB";
-    char least[512], environment[600], args[512];
+    const char *library_ = cuda ? "INVAR_CUBLASLT_LIB" : "INVAR_HIPBLASLT_LIB";
+    char least[512], environment[1200], args[512], paths[4][600];
     (void)state;
-    snprintf(least, sizeof(least), "%s", getenv(variable));
+    snprintf(least, sizeof(least), "%s", getenv(library_));
     char *whole = strstr(least, "whole/");
     assert_non_null(whole);
     memcpy(whole, "least", 5);
+    snprintf(paths[0], sizeof(paths[0]), "%s=/nonexistent/lt.so", library_);
+    snprintf(paths[1], sizeof(paths[1]), "%s=libm.so.6", library_);
+    snprintf(paths[2], sizeof(paths[2]), "%s=%s", library_, least);
+    snprintf(paths[3], sizeof(paths[3]), "INVAR_%s_LIB=%s", cuda ? "CUDA" : "HIP", least);
     const struct {
-        const char *path, *expect;
-    } all[] = {{"/nonexistent/lt.so", "/nonexistent/lt.so"},
-               {"libm.so.6", "it has no function"},
-               {least, "AlgoGetHeuristic"}};
+        const char *set[2], *expect;
+    } all[] = {
+        {{paths[0], ""}, "/nonexistent/lt.so"},
+        {{paths[1], ""}, "it has no function"},
+        {{paths[2], ""}, "it works on another driver than"},
+        {{paths[2], paths[3]}, "AlgoGetHeuristic"},
+        {{"INVAR_STANDIN_LT_VERSION=5", ""}, cuda ? "of CUDA 0.5, need 12.0" : "0.5, need 0.6"},
+        {{"INVAR_STANDIN_LT_VERSION=1402", ""}, cuda ? "of CUDA 14.2, and the driver of 13" : NULL},
+    };
     for (size_t i = 0; i < IV_COUNT(all); ++i) {
-        snprintf(environment, sizeof(environment), "%s=%s", variable, all[i].path);
+        if (!all[i].expect) continue;
+        snprintf(environment, sizeof(environment), "%s %s", all[i].set[0], all[i].set[1]);
         snprintf(args, sizeof(args), "plan -v " MODEL "--accelerator %s", kind);
         if (run(environment, args) != 0 || !strstr(out_, all[i].expect))
             fail_msg("%s invar %s\n  said: %s%s", environment, args, out_, err_);
         if (train(environment, kind, "") != 0) fail_msg("%s: %s", environment, err_);
     }
+}
+
+/* Without a name, the vendor's library is looked for; here that works on the vendor's driver. */
+static void refuses_a_library_of_another_driver(void **state)
+{
+    if (!calls) skip();
+    char environment[128];
+    (void)state;
+    snprintf(environment, sizeof(environment), "env -u %s",
+             cuda ? "INVAR_CUBLASLT_LIB" : "INVAR_HIPBLASLT_LIB");
+    if (train(environment, kind, "") != 0) fail_msg("%s: %s", environment, err_);
 }
 
 /* What fails while a plan is made leaves the portable kernel; what fails in a step ends the run
@@ -399,9 +421,13 @@ static void find_counter(void)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_product),          cmocka_unit_test(trains_as_the_cpu_does),
-        cmocka_unit_test(refuses_what_it_cannot), cmocka_unit_test(chooses_once),
-        cmocka_unit_test(goes_on_without),        cmocka_unit_test(calls_fail),
+        cmocka_unit_test(every_product),
+        cmocka_unit_test(trains_as_the_cpu_does),
+        cmocka_unit_test(refuses_what_it_cannot),
+        cmocka_unit_test(chooses_once),
+        cmocka_unit_test(goes_on_without),
+        cmocka_unit_test(calls_fail),
+        cmocka_unit_test(refuses_a_library_of_another_driver),
     };
     kind = argc > 1 ? argv[1] : "cuda";
     cuda = strcmp(kind, "cuda") == 0;

@@ -58,8 +58,8 @@ static void old_driver(void **state)
 {
     const bool cuda = strcmp(kind, "cuda") == 0;
     (void)state;
-    if (cuda) unusable("INVAR_STANDIN_CUDA_VERSION=11020", "supports CUDA 11.2, need 12.0");
-    else unusable("INVAR_STANDIN_HIP_VERSION=40300000", "of ROCm 4.3, need 5.0");
+    if (cuda) unusable("INVAR_STANDIN_CUDA_VERSION=11020", "it is of CUDA 11.2, need 12.0");
+    else unusable("INVAR_STANDIN_HIP_VERSION=40300000", "it is of ROCm 4.3, need 5.0");
 }
 
 static void no_device(void **state)

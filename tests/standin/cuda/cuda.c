@@ -1,4 +1,4 @@
-/* cuda.c: a stand-in for libcuda.so.1: the driver functions that backends/cuda/cuda.def lists, on
+/* cuda.c: a stand-in for libcuda.so.1: the driver functions that backends/gpu/driver.def lists, on
  * the core of the stand-ins and the PTX machine.
  *
  * It is stricter than a driver where that finds mistakes (core.h), and it loads PTX only: its

@@ -1,4 +1,4 @@
-/* hip.c: libamdhip64 as a stand-in: every function of backends/hip/hip.def over the core.
+/* hip.c: libamdhip64 as a stand-in: every function of backends/gpu/driver.def over the core.
  *
  * Built with STANDIN_LEAST it lacks the functions that a backend can do without.  The device says
  * that it is a gfx90a.  Kernels are the host's code (lanes.h); the order check does not see what
@@ -439,14 +439,12 @@ hipError_t hipStreamEndCapture(hipStream_t s, hipGraph_t *out)
     return error(sc_capture_end((sc_stream *)s, "hipStreamEndCapture", (sc_graph **)out));
 }
 
-hipError_t hipGraphInstantiate(hipGraphExec_t *out, hipGraph_t g, hipGraphNode_t *node, char *log,
-                               size_t log_bytes)
+hipError_t hipGraphInstantiateWithFlags(hipGraphExec_t *out, hipGraph_t g, unsigned long long flags)
 {
     ENTER_DEVICE();
-    (void)node;
-    (void)log;
-    (void)log_bytes;
-    return error(sc_graph_copy((const sc_graph *)g, "hipGraphInstantiate", (sc_graph **)out));
+    (void)flags;
+    return error(
+        sc_graph_copy((const sc_graph *)g, "hipGraphInstantiateWithFlags", (sc_graph **)out));
 }
 
 hipError_t hipGraphLaunch(hipGraphExec_t x, hipStream_t s)

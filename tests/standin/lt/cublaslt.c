@@ -18,6 +18,13 @@
 #define DEFAULT_ALIGN 256 /* unless a preference says less */
 #include "lt.inc"
 
+/* INVAR_STANDIN_LT_VERSION: another, as 1104 for 11.4. */
+size_t cublasLtGetVersion(void)
+{
+    const int v = version_or(1300);
+    return (size_t)(v / 100 * 10000 + v % 100 * 100);
+}
+
 const char *cublasLtGetStatusName(cublasStatus_t s)
 {
     return s == CUBLAS_STATUS_SUCCESS         ? "CUBLAS_STATUS_SUCCESS"

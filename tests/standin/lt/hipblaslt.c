@@ -18,6 +18,15 @@
 #define DEFAULT_ALIGN 1     /* there is no preference for it */
 #include "lt.inc"
 
+/* INVAR_STANDIN_LT_VERSION: another, as 3 for 0.3. */
+hipblasStatus_t hipblasLtGetVersion(hipblasLtHandle_t h, int *out)
+{
+    const int v = version_or(10);
+    if (!sc_object_check("Lt handle", h, "Lt GetVersion")) return HIPBLAS_STATUS_NOT_INITIALIZED;
+    *out = v / 100 * 100000 + v % 100 * 100;
+    return HIPBLAS_STATUS_SUCCESS;
+}
+
 static hipblasStatus_t vendor_preference(preference *p, int which, const void *value, size_t size)
 {
     (void)p;
