@@ -2,11 +2,9 @@
  * gemm_kernels.inc.
  *
  *     task      one block of c, at most MAX_M x MAX_N, of one product of the batch; a thread's
- * share
- *     k-block   at most MAX_K packed k: pack b's part of the block once (it stays in the
- * second-level
- *               cache), then for each panel of a: pack it (first level), run it against all of b
- *     tile      mr x nr sums in registers
+ * share k-block   at most MAX_K packed k: pack a's part of the block once (it stays in the
+ * second-level cache), then for each panel of b: pack it (it stays in the first level, being the
+ * wider one), run all of a against it tile      mr x nr sums in registers
  *
  * The chain of an output element goes through the k-blocks in order; between them the tile's sums
  * wait in scratch ("state").  So blocking never changes a bit.
@@ -63,7 +61,6 @@ typedef struct plan {
     int64_t n_m, n_n;        /* tasks along m and n */
     int64_t depth;           /* tiles in a state */
     int64_t e;               /* bytes of an element of a panel */
-    int64_t group;           /* rows of the panels of a that are packed together */
     int64_t b_bytes, a_bytes, thread_bytes;
     int64_t tile_elems;
 } plan;
@@ -122,7 +119,7 @@ static void plan_k(plan *p)
     }
 }
 
-/* Scratch of a thread: a k-block of b, a panel of a, and the states of a task's tiles, or of one
+/* Scratch of a thread: a k-block of a, a panel of b, and the states of a task's tiles, or of one
  * tile if there is one k-block.  Bounds that hold for every level and every splitting into tasks:
  * a level whose panels have smaller elements has longer k-blocks, of no more bytes. */
 static void plan_scratch(plan *p)
@@ -132,8 +129,8 @@ static void plan_scratch(plan *p)
     int64_t m = i64_min(round_up(g->m, MAX_MR), MAX_M) + MAX_MR;
     int64_t sums = p->kc < p->k_padded ? m * n : MAX_MR * MAX_NR;
     int64_t k_bytes = i64_min(round_up(p->k_padded, 32) * sum_bytes(g), MAX_K * 4);
-    p->b_bytes = round_up(n * k_bytes, ALIGN);
-    p->a_bytes = round_up(MAX_MR * k_bytes, ALIGN);
+    p->a_bytes = round_up(m * k_bytes, ALIGN);
+    p->b_bytes = round_up(MAX_NR * k_bytes, ALIGN);
     p->thread_bytes = p->b_bytes + p->a_bytes + round_up(sums * p->depth * sum_bytes(g), ALIGN);
 }
 
@@ -228,8 +225,8 @@ static block task_block(const plan *p, int64_t task, int thread)
 {
     const iv__gemm *g = p->g;
     block t = {.batch = task / (p->n_m * p->n_n),
-               .col = task / p->n_m % p->n_n * p->nc,
-               .row = task % p->n_m * p->mc};
+               .row = task / p->n_n % p->n_m * p->mc,
+               .col = task % p->n_n * p->nc};
     t.rows = i64_min(p->mc, g->m - t.row);
     t.cols = i64_min(p->nc, g->n - t.col);
     t.b = p->scratch + thread * p->thread_bytes;
@@ -238,29 +235,26 @@ static block task_block(const plan *p, int64_t task, int thread)
     return t;
 }
 
-static void b_pack(const plan *p, const block *t)
+/* The panel of columns from j on. */
+static void b_pack(const plan *p, const block *t, int64_t j)
 {
     const iv__gemm *g = p->g;
     int64_t nr = p->ops->nr[g->in];
-    const char *src = p->b + t->batch * g->b_bs * type_bytes(g->in);
     iv__gemm_panel q = {.w = nr,
+                        .n_w = i64_min(nr, t->cols - j),
                         .w_stride = g->b_cs,
                         .k_stride = g->b_rs,
                         .w_runs = g->b_n,
                         .k_runs = g->b_k,
+                        .w0 = t->col + j,
                         .p0 = t->p0,
                         .p1 = t->p1,
                         .seg = p->seg,
                         .seg_padded = p->seg_padded};
-    for (int64_t j = 0; j < t->cols; j += nr) {
-        q.n_w = i64_min(nr, t->cols - j);
-        q.w0 = t->col + j;
-        p->ops->pack_b[g->in](t->b + j * (t->p1 - t->p0) * p->e, src, &q);
-    }
+    p->ops->pack_b[g->in](t->b, p->b + t->batch * g->b_bs * type_bytes(g->in), &q);
 }
 
-/* The panels of rows [i, end). */
-static void a_pack(const plan *p, const block *t, int64_t i, int64_t end)
+static void a_pack(const plan *p, const block *t)
 {
     const iv__gemm *g = p->g;
     int64_t mr = p->ops->mr[g->in], bytes = mr * (t->p1 - t->p0) * p->e;
@@ -273,38 +267,30 @@ static void a_pack(const plan *p, const block *t, int64_t i, int64_t end)
                         .p1 = t->p1,
                         .seg = p->seg,
                         .seg_padded = p->seg_padded};
-    for (char *dst = t->a; i < end; i += mr, dst += bytes) {
-        q.n_w = i64_min(mr, end - i);
+    char *dst = t->a;
+    for (int64_t i = 0; i < t->rows; i += mr, dst += bytes) {
+        q.n_w = i64_min(mr, t->rows - i);
         q.w0 = t->row + i;
         p->ops->pack_a[g->in](dst, src, &q);
     }
 }
 
-/* A panel of a against all panels of b, over one k-block. */
-static void panel_run(const plan *p, const block *t, const char *a, int64_t i)
+/* A panel of b against all panels of a, over one k-block. */
+static void panel_run(const plan *p, const block *t, int64_t j)
 {
     const iv__gemm *g = p->g;
     int64_t mr = p->ops->mr[g->in], nr = p->ops->nr[g->in];
-    int64_t rows = i64_min(mr, t->rows - i), state_bytes = p->depth * p->tile_elems * sum_bytes(g);
+    int64_t cols = i64_min(nr, t->cols - j), state_bytes = p->depth * p->tile_elems * sum_bytes(g);
     bool one_block = p->kc >= p->k_padded;
     unsigned mode = g->in == IV__GEMM_BF16 && p->ops->uses_ftz ? FP_FLUSH : FP_KEEP;
-    char *state = t->states + (one_block ? 0 : i / mr * div_up(t->cols, nr) * state_bytes);
-    for (int64_t j = 0; j < t->cols; j += nr) {
-        int64_t cols = i64_min(nr, t->cols - j);
-        tile_sum(p, t, a, t->b + j * (t->p1 - t->p0) * p->e, state, rows, cols, mode);
+    char *state = t->states + (one_block ? 0 : j / nr * div_up(t->rows, mr) * state_bytes);
+    for (int64_t i = 0; i < t->rows; i += mr) {
+        int64_t rows = i64_min(mr, t->rows - i);
+        tile_sum(p, t, t->a + i * (t->p1 - t->p0) * p->e, t->b, state, rows, cols, mode);
         if (t->p1 == p->k_padded) {
             tile_finish(p, state, t->batch, t->row + i, rows, t->col + j, cols);
         }
         if (!one_block) state += state_bytes;
-    }
-}
-
-static void group_run(const plan *p, const block *t, int64_t i, int64_t end)
-{
-    int64_t mr = p->ops->mr[p->g->in];
-    const char *a = t->a;
-    for (; i < end; i += mr, a += mr * (t->p1 - t->p0) * p->e) {
-        panel_run(p, t, a, i);
     }
 }
 
@@ -328,10 +314,11 @@ static void tasks_run(void *arg, int64_t begin, int64_t end, int thread)
     unsigned mode = fp_get();
     fp_set(FP_KEEP);
     if (p->ops->enter) p->ops->enter();
+    int64_t nr = p->ops->nr[p->g->in];
     for (int64_t task = begin; task < end; ++task) {
         block t = task_block(p, task, thread);
-        /* The tasks of one column of blocks follow each other: with one k-block, b stays packed. */
-        bool packed = p->kc >= p->k_padded && task > begin && task % p->n_m != 0;
+        /* The tasks of one row of blocks follow each other: with one k-block, a stays packed. */
+        bool packed = p->kc >= p->k_padded && task > begin && task % p->n_n != 0;
         if (p->k_padded == 0) {
             zero_run(p, &t);
         }
@@ -339,25 +326,16 @@ static void tasks_run(void *arg, int64_t begin, int64_t end, int thread)
             t.p1 = i64_min(t.p0 + p->kc, p->k_padded);
             t.segment = t.p0 / p->seg_padded;
             if (!packed) {
-                b_pack(p, &t);
+                a_pack(p, &t);
             }
-            for (int64_t i = 0; i < t.rows; i += p->group) {
-                a_pack(p, &t, i, i64_min(i + p->group, t.rows));
-                group_run(p, &t, i, i64_min(i + p->group, t.rows));
+            for (int64_t j = 0; j < t.cols; j += nr) {
+                b_pack(p, &t, j);
+                panel_run(p, &t, j);
             }
         }
     }
     if (p->ops->leave) p->ops->leave();
     fp_set(mode);
-}
-
-/* Where the rows of a are contiguous, a panel takes only mr elements of each cache line that it
- * reads: panels that share the lines are packed one after the other. */
-static int64_t group_rows(const plan *p)
-{
-    const iv__gemm *g = p->g;
-    int64_t mr = p->ops->mr[g->in], line = 64 / type_bytes(g->in);
-    return g->a_rs == 1 && g->a_cs != 1 ? i64_min(MAX_MR, round_up(line, mr)) / mr * mr : mr;
 }
 
 void iv__gemm_run(const iv__gemm *g, int isa_level, const void *a, const void *b, void *c,
@@ -373,7 +351,6 @@ void iv__gemm_run(const iv__gemm *g, int isa_level, const void *a, const void *b
               .c = c,
               .scratch = scratch};
     p.e = p.ops->panel_bytes[g->in];
-    p.group = group_rows(&p);
     p.tile_elems = (int64_t)p.ops->mr[g->in] * p.ops->nr[g->in];
     plan_k(&p);
     plan_scratch(&p);

@@ -59,7 +59,7 @@ typedef struct iv__gemm {
 bool iv__gemm_accepts(const iv__gemm *g);
 
 /* Bytes of scratch that iv__gemm_run needs with a team of `n_threads` or fewer; the same for every
- * level.  At most 1.5 MiB a thread (f64: 2.2 MiB); with k > 384 (192) and S segments the sums
+ * level.  At most 1.7 MiB a thread (f64: 2.5 MiB); with k > 384 (192) and S segments the sums
  * among it, 0.8 MiB (1.6 MiB), are needed floor(log2 S) + 1 times. */
 size_t iv__gemm_scratch(const iv__gemm *g, int n_threads);
 
