@@ -21,8 +21,8 @@ extern const iv_impl *const *iv__cuda_impls(void *dev, int32_t *out_n);
     V(cuDriverGetVersion)                                                                          \
     S(cuDeviceGet)                                                                                 \
     S(cuDeviceGetName)                                                                             \
-    S(cuDeviceGetAttribute) S(cuDeviceTotalMem) S(cuDevicePrimaryCtxRetain)                        \
-        S(cuDevicePrimaryCtxRelease) S(cuCtxSetCurrent)
+    S(cuDeviceGetAttribute)                                                                        \
+    S(cuDeviceTotalMem) S(cuDevicePrimaryCtxRetain) S(cuDevicePrimaryCtxRelease) S(cuCtxSetCurrent)
 #define C(name) CU_##name
 #define ADDRESS CUdeviceptr
 #define WORD unsigned
