@@ -36,7 +36,7 @@ IV_FN AT IV_CAT(iv_gelu_tanh_slope_, A)(AT a)
 /* The power of two at or below a normal number; of others, something smaller. */
 #define IV_POWER(x) IV_CAT(IV_POWER_, A)(x)
 #define IV_POWER_f(x) IV_AS_F32(IV_AS_U32(x) & 0x7f800000u)
-#define IV_POWER_d(x) IV_AS_F64(IV_AS_U64(x) & 0x7ff0000000000000ull)
+#define IV_POWER_d(x) IV_AS_F64(IV_AS_U64(x) & 0x7ff0000000000000)
 
 /* a b as a float of 8 bits, divided by b: distance of neighbours `step` times their power of two and
  * at least `least`, ties to even.  Finite numbers beyond `most` become it; infinities and NaN stay,

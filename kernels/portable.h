@@ -27,7 +27,8 @@
  * An instance of kernel `softmax` with signature "fb" is named softmax_fb.
  *
  * Rules for kernel texts: no libc, no float atomics, no warp intrinsics, no function pointers; integer
- * types i32 u32 i64 u64 u16 u8; loops around regions have trip counts equal for all lanes of a group;
+ * types i32 u32 i64 u64 u16 u8; no suffix ll on literals (OpenCL C has 128 bits there); loops around
+ * regions have trip counts equal for all lanes of a group;
  * private values used in one region only are plain locals; A-typed constants are written C_(0.5).
  * Commas in a region's text are fine (the macros are variadic); preprocessor lines inside are not.
  *
@@ -128,7 +129,7 @@ IV_FN f64 iv_sqrt64(f64 x)
     f64 s = IV_FMA64(IV_FMA64(-g1, g1, y), h1, g1);
     IV_ROUND_ROOT(f64, u64, IV_AS_F64, IV_AS_U64, IV_FMA64, s, y)
     s = small ? s * 0x1p-128 : s;
-    return y == 0 || y == IV_AS_F64(0x7ff0000000000000ull) ? x : s;
+    return y == 0 || y == IV_AS_F64(0x7ff0000000000000) ? x : s;
 }
 #define IV_BARRIER                                                                                 \
     do {                                                                                           \
@@ -417,7 +418,7 @@ IV_FN f32 iv_narrow(f64 x)
 #define iv_sqrt_d(x) IV_SQRT64(x)
 #define iv_fparam_d(k) IV_AS_F64(p.d[k])
 #define NEG_INF_f (-IV_AS_F32(0x7f800000u))
-#define NEG_INF_d (-IV_AS_F64(0x7ff0000000000000ull))
+#define NEG_INF_d (-IV_AS_F64(0x7ff0000000000000))
 #define NEG_INF IV_CAT(NEG_INF_, A)
 
 #endif
