@@ -2,8 +2,10 @@
  * bits that cpu:0 gives: the cases of ops/cases.h.  Compiling all kernels takes minutes on devices
  * that do it at run time, so without arguments it skips; ci/opencl names devices.
  *
- *   test_operators DEVICE [POLICY...]      policies: f64 f32 bf16 f16 mixed; default: all that the
- *                                          device has */
+ *   test_operators DEVICE [plain] [POLICY...]
+ *
+ * plain: inputs as they are only, neither sliced nor transposed.  Policies: f64 f32 bf16 f16 mixed;
+ * default: all that the device has. */
 #include "conformance/excuses.h"
 #include "ops/cases.h"
 
@@ -15,6 +17,7 @@ static const struct {
 
 static iv__device *first, *other;
 static int policy;
+static view last_view = V_TURNED;
 static int64_t n_compared;
 
 static void run_on(iv__device *d, const op_case *c, view v, rig *r, char *name, size_t size)
@@ -59,7 +62,7 @@ static void every_operator(void **state)
     char name[160];
     if (policy == P_F64 && excused(other->name, &other->info, "f64")) skip();
     for (int i = 0; i < n_cases; ++i)
-        for (view v = V_PLAIN; v <= V_TURNED; ++v) {
+        for (view v = V_PLAIN; v <= last_view; ++v) {
             rig a, b;
             if (v != V_PLAIN && cases[i].ref == ref_elem) continue; /* views are test_hal's */
             run_on(first, &cases[i], v, &a, name, sizeof(name));
@@ -90,9 +93,11 @@ int main(int argc, char **argv)
         printf("skipped: %s\n", iv_error_message());
         return 77;
     }
+    const bool plain = argc > 2 && strcmp(argv[2], "plain") == 0;
+    if (plain) last_view = V_PLAIN;
     for (int64_t k = 0; k < IV_COUNT(known); ++k) {
-        bool wanted = argc == 2;
-        for (int i = 2; i < argc; ++i) wanted |= strcmp(argv[i], known[k].name) == 0;
+        bool wanted = argc == 2 + plain;
+        for (int i = 2 + plain; i < argc; ++i) wanted |= strcmp(argv[i], known[k].name) == 0;
         if (!wanted) continue;
         policy = known[k].policy;
         printf("%s on %s\n", known[k].name, other->name);
