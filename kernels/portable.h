@@ -15,7 +15,8 @@
  *         PRIV(A, s);                       a value per lane that outlives a region
  *         SHARED(A, part, 64);              memory of the group
  *         REGION( P(s) = 0; )
- *         EACH(c, n, P(s) = P(s) + LD(T0, x, base + c); )     strided loop: lane c mod 64 gets c
+ *         EACH(c, n, P(s) = P(s) + LD(T0, x, base + c); )     strided loop: lane c mod 64 gets c;
+ *                                           c_b = c - c mod 64 is equal for all lanes
  *         REGION( part[lid] = P(s); )
  *         FOLD_ADD(part);                   fixed tree: l += l+32, +16, ... +1
  *         EACH(c, n, ST(T1, y, base + c, LD(T0, x, base + c) / part[0]); )
@@ -291,7 +292,11 @@ typedef struct {
         const i32 lid = IV_LANE;                                                                   \
         const i64 c##_n = (count);                                                                 \
         (void)lid;                                                                                 \
-        for (i64 c = lid; c < c##_n; c += IV_W) { __VA_ARGS__ }                                    \
+        for (i64 c = lid; c < c##_n; c += IV_W) {                                                  \
+            const i64 c##_b = c - lid;                                                             \
+            (void)c##_b;                                                                           \
+            __VA_ARGS__                                                                            \
+        }                                                                                          \
     }                                                                                              \
     IV_BARRIER;
 #endif
