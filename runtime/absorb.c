@@ -66,21 +66,12 @@ static void absorb_output(iv_graph *g, iv__node *n, int32_t k, const int32_t *us
     g->values[v].node = user[v];
 }
 
-static void count(const iv_graph *g, int32_t *uses, int32_t *user)
+/* The last node that reads each value, or -1. */
+static void find_users(const iv_graph *g, int32_t *user)
 {
     for (int64_t i = 0; i < g->n_values; ++i) user[i] = -1;
     for (int32_t i = 0; i < g->n_nodes; ++i)
-        for (int32_t k = 0; k < g->nodes[i].n_in; ++k) {
-            ++uses[g->nodes[i].in[k]];
-            user[g->nodes[i].in[k]] = i;
-        }
-    for (int32_t i = 0; i < g->n_outputs; ++i) ++uses[g->outputs[i].value];
-    for (int64_t i = 0; i < g->n_values; ++i) {
-        if (g->values[i].role == IV_ROLE_PARAM && g->values[i].grad >= 0) ++uses[g->values[i].grad];
-        if (g->values[i].updates >= 0) ++uses[g->values[i].updates];
-    }
-    for (int64_t i = 0; i < g->n_scaled; ++i)
-        if (g->scaled[i].amax >= 0) ++uses[g->scaled[i].amax];
+        for (int32_t k = 0; k < g->nodes[i].n_in; ++k) user[g->nodes[i].in[k]] = i;
 }
 
 iv_status iv__graph_absorb(iv_graph *g)
@@ -89,7 +80,8 @@ iv_status iv__graph_absorb(iv_graph *g)
     IV_TRY(iv__graph_prune(g)); /* a use by a dead node is none */
     IV_TRY(iv__calloc(2 * g->n_values, sizeof(*uses), "uses", &uses));
     user = uses + g->n_values;
-    count(g, uses, user);
+    iv__graph_count_uses(g, uses);
+    find_users(g, user);
     for (int32_t i = 0; i < g->n_nodes; ++i)
         for (int64_t s = 0; s < IV_COUNT(slots); ++s) {
             iv__node *n = &g->nodes[i];

@@ -8,15 +8,6 @@
  * zero. */
 #include "graph.h"
 
-static int32_t uses_of(const iv_graph *g, int32_t v)
-{
-    int32_t n = v == g->loss;
-    for (int32_t i = 0; i < g->n_outputs; ++i) n += g->outputs[i].value == v;
-    for (int64_t i = 0; i < g->n_nodes; ++i)
-        for (int32_t k = 0; k < g->nodes[i].n_in; ++k) n += g->nodes[i].in[k] == v;
-    return n;
-}
-
 /* Pooling moves to where relu was, so that its result is there for relu; the value between them
  * stays one, of another shape. */
 static void swap(iv_graph *g, int32_t relu_at, int32_t pool_at)
@@ -33,11 +24,17 @@ static void swap(iv_graph *g, int32_t relu_at, int32_t pool_at)
     g->values[last].node = pool_at;
 }
 
-void iv__graph_commute(iv_graph *g)
+iv_status iv__graph_commute(iv_graph *g)
 {
+    int32_t *uses;
+    IV_TRY(iv__calloc(g->n_values, sizeof(*uses), "uses", &uses));
+    iv__graph_count_uses(g, uses);
     for (int32_t i = 0; i < g->n_nodes; ++i) {
         if (g->nodes[i].op != IV_OP_MAX_POOL2D) continue;
         int32_t v = g->nodes[i].in[0], by = g->values[v].node;
-        if (by >= 0 && g->nodes[by].op == IV_OP_RELU && uses_of(g, v) == 1) swap(g, by, i);
+        if (by >= 0 && g->nodes[by].op == IV_OP_RELU && uses[v] == 1 && v != g->loss)
+            swap(g, by, i);
     }
+    free(uses);
+    return IV_OK;
 }

@@ -170,25 +170,10 @@ static iv_status make_program(iv_graph *g, const cluster *c, iv__node *root)
     return IV_OK;
 }
 
-static void count_uses(fuser *f)
-{
-    iv_graph *g = f->g;
-    for (int64_t i = 0; i < g->n_nodes; ++i)
-        for (int32_t k = 0; k < g->nodes[i].n_in; ++k) ++f->uses[g->nodes[i].in[k]];
-    for (int32_t i = 0; i < g->n_outputs; ++i) ++f->uses[g->outputs[i].value];
-    for (int64_t i = 0; i < g->n_values; ++i) {
-        if (g->values[i].role == IV_ROLE_PARAM && g->values[i].grad >= 0)
-            ++f->uses[g->values[i].grad];
-        if (g->values[i].updates >= 0) ++f->uses[g->values[i].updates];
-    }
-    for (int64_t i = 0; i < g->n_scaled; ++i)
-        if (g->scaled[i].amax >= 0) ++f->uses[g->scaled[i].amax];
-}
-
 static iv_status fuse(fuser *f)
 {
     iv_graph *g = f->g;
-    count_uses(f);
+    iv__graph_count_uses(g, f->uses);
     for (int64_t i = 0; i < g->n_nodes; ++i) f->cluster_of[i] = -1;
     for (int64_t i = g->n_nodes - 1; i >= 0; --i)
         if (iv__ops[g->nodes[i].op].elementwise) IV_TRY(place(f, i));

@@ -260,6 +260,19 @@ static void mark_roots(const iv_graph *g, uint8_t *used)
         if (g->scaled[i].amax >= 0) used[g->scaled[i].amax] = 1;
 }
 
+void iv__graph_count_uses(const iv_graph *g, int32_t *uses)
+{
+    for (int64_t i = 0; i < g->n_nodes; ++i)
+        for (int32_t k = 0; k < g->nodes[i].n_in; ++k) ++uses[g->nodes[i].in[k]];
+    for (int32_t i = 0; i < g->n_outputs; ++i) ++uses[g->outputs[i].value];
+    for (int64_t i = 0; i < g->n_values; ++i) {
+        if (g->values[i].role == IV_ROLE_PARAM && g->values[i].grad >= 0) ++uses[g->values[i].grad];
+        if (g->values[i].updates >= 0) ++uses[g->values[i].updates];
+    }
+    for (int64_t i = 0; i < g->n_scaled; ++i)
+        if (g->scaled[i].amax >= 0) ++uses[g->scaled[i].amax];
+}
+
 iv_status iv__graph_prune(iv_graph *g)
 {
     uint8_t *used;

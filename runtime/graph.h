@@ -139,6 +139,10 @@ const char *iv__graph_name(iv_graph *g, const char *fmt, ...) IV_PRINTF(2, 3);
 /* Output k of the node that made v. */
 iv_value iv__value_output(const iv_graph *g, iv_value v, int32_t k);
 int32_t iv__graph_find(const iv_graph *g, const char *name); /* value with a name, or -1 */
+/* Adds to uses [values] how often each is read: by nodes, as an output, as the gradient of a
+ * parameter, as a new state, as the largest magnitude of a scaled tensor.  (The loss is not read.)
+ */
+void iv__graph_count_uses(const iv_graph *g, int32_t *uses);
 /* Removes nodes whose outputs nobody needs. */
 iv_status iv__graph_prune(iv_graph *g);
 /* A struct's padding is not part of a shape, nor are dimensions beyond the rank. */
@@ -158,7 +162,7 @@ iv_status iv__graph_split_gradients(iv_graph *g);
 
 /* commute.c, before differentiation: relu and max pooling change places where that gives the same
  * bits on smaller planes. */
-void iv__graph_commute(iv_graph *g);
+iv_status iv__graph_commute(iv_graph *g);
 /* cast.c: gives every value its type under the policy and inserts casts. */
 iv_status iv__graph_cast(iv_graph *g, const iv__precision *policy);
 /* absorb.c: removes casts next to kernels that convert on load and store. */

@@ -22,7 +22,7 @@ static iv_status compile(iv_trainer *t, iv__program *p, bool train)
      * stay. */
     if (!train && (!t->info.is_tokens || p->batch == 1))
         iv_graph_set_output(g, "logits", p->io.logits);
-    iv__graph_commute(g);
+    IV_TRY(iv__graph_commute(g));
     if (train) IV_TRY(iv_graph_differentiate(g));
     if (train && t->is_cut) IV_TRY(iv__graph_split_gradients(g));
     IV_TRY(iv__graph_prune(g));

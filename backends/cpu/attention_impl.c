@@ -16,16 +16,6 @@ typedef struct attention_call {
     bool backward;
 } attention_call;
 
-static bool gemm_type(iv_dtype t, iv__gemm_type *out)
-{
-    static const uint8_t types[IV_DTYPE_COUNT] = {[IV_F32] = IV__GEMM_F32 + 1,
-                                                  [IV_F64] = IV__GEMM_F64 + 1,
-                                                  [IV_BF16] = IV__GEMM_BF16 + 1,
-                                                  [IV_F16] = IV__GEMM_F16 + 1};
-    if (types[t]) *out = (iv__gemm_type)(types[t] - 1);
-    return types[t] != 0;
-}
-
 static iv__att_rows rows_of(const iv_tensor_desc *t)
 {
     return (iv__att_rows){t->stride[0], t->stride[1]};
@@ -35,7 +25,9 @@ static void fill(const cpu_device *cpu, const iv_op_desc *d, attention_call *c)
 {
     const iv_tensor_desc *q = &d->in[0];
     *c = (attention_call){.backward = d->n_in == 6,
-                          .a = {.batch = q->shape.dim[0],
+                          .a = {.in = (iv__gemm_type)iv__cpu_type(q->dtype),
+                                .out = (iv__gemm_type)iv__cpu_type(d->out[0].dtype),
+                                .batch = q->shape.dim[0],
                                 .heads = d->attr[A_HEADS],
                                 .tq = q->shape.dim[1],
                                 .tk = d->in[1].shape.dim[1],
@@ -54,12 +46,12 @@ static void fill(const cpu_device *cpu, const iv_op_desc *d, attention_call *c)
 
 /* q, k, v and, backward, o and do have one type and contiguous rows; the sums' type is the wide
  * one. */
-static iv_status check_inputs(const cpu_device *cpu, const iv_op_desc *d, iv__gemm_type *out)
+static iv_status check_inputs(const cpu_device *cpu, const iv_op_desc *d)
 {
     for (int32_t i = 0; i < d->n_in; ++i) {
         const iv_tensor_desc *t = &d->in[i];
         if (i == 4) continue;
-        if (t->dtype != d->in[0].dtype || !gemm_type(t->dtype, out))
+        if (t->dtype != d->in[0].dtype || iv__cpu_type(t->dtype) < 0)
             return cpu->host->fail(IV_UNSUPPORTED, "input %d is %s, q is %s", i,
                                    iv_dtype_name(t->dtype), iv_dtype_name(d->in[0].dtype));
         if (t->stride[2] != 1 && t->shape.dim[2] != 1)
@@ -71,21 +63,18 @@ static iv_status check_inputs(const cpu_device *cpu, const iv_op_desc *d, iv__ge
 static iv_status attention_accepts(void *dev, const iv_op_desc *d)
 {
     const cpu_device *cpu = dev;
-    iv__gemm_type in = IV__GEMM_F32, out = IV__GEMM_F32;
     attention_call c;
-    iv_status s = check_inputs(cpu, d, &in);
+    iv_status s = check_inputs(cpu, d);
     if (s != IV_OK) return s;
     fill(cpu, d, &c);
     for (int32_t i = 0; i < (c.backward ? d->n_out : 1); ++i)
-        if (!gemm_type(d->out[i].dtype, &out) || d->out[i].dtype != d->out[0].dtype ||
-            (in == IV__GEMM_F64) != (out == IV__GEMM_F64))
+        if (iv__cpu_type(d->out[i].dtype) < 0 || d->out[i].dtype != d->out[0].dtype ||
+            (c.a.in == IV__GEMM_F64) != (c.a.out == IV__GEMM_F64))
             return cpu->host->fail(IV_UNSUPPORTED, "output %d is %s", i,
                                    iv_dtype_name(d->out[i].dtype));
     iv_dtype stat = c.backward ? d->in[4].dtype : d->out[1].dtype;
-    if (stat != (in == IV__GEMM_F64 ? IV_F64 : IV_F32))
+    if (stat != (c.a.in == IV__GEMM_F64 ? IV_F64 : IV_F32))
         return cpu->host->fail(IV_UNSUPPORTED, "log sums of %s", iv_dtype_name(stat));
-    c.a.in = in;
-    c.a.out = out;
     if (c.a.d > MAX_D || c.a.batch * c.a.heads < cpu->threads)
         return cpu->host->fail(
             IV_UNSUPPORTED, "heads of %lld (at most %d), %lld of them for %d threads",
@@ -103,8 +92,6 @@ static iv_status attention_prepare(void *dev, const iv_op_desc *d, void **out_pr
     attention_call *c = malloc(sizeof(*c));
     if (!c) return cpu->host->fail(IV_NO_MEMORY, "preparing attention");
     fill(cpu, d, c);
-    gemm_type(d->in[0].dtype, &c->a.in);
-    gemm_type(d->out[0].dtype, &c->a.out);
     *out_scratch = (int64_t)iv__attention_scratch(&c->a, c->backward, cpu->threads);
     *out_prepared = c;
     return IV_OK;

@@ -301,16 +301,10 @@ static void set_sizes(conv *c, const iv_op_desc *d)
     }
 }
 
-/* iv__gemm_type + 1 of an element type; 0: none. */
-static const uint8_t gemm_types[IV_DTYPE_COUNT] = {[IV_F32] = IV__GEMM_F32 + 1,
-                                                   [IV_F64] = IV__GEMM_F64 + 1,
-                                                   [IV_BF16] = IV__GEMM_BF16 + 1,
-                                                   [IV_F16] = IV__GEMM_F16 + 1};
-
 static iv_status check_types(const cpu_device *cpu, const iv_op_desc *d)
 {
     iv_dtype in = d->in[0].dtype, out = d->out[0].dtype;
-    if (in != d->in[1].dtype || !gemm_types[in] || !gemm_types[out] ||
+    if (in != d->in[1].dtype || iv__cpu_type(in) < 0 || iv__cpu_type(out) < 0 ||
         (in == IV_F64) != (out == IV_F64))
         return cpu->host->fail(IV_UNSUPPORTED, "types %s, %s to %s", iv_dtype_name(in),
                                iv_dtype_name(d->in[1].dtype), iv_dtype_name(out));
@@ -336,8 +330,8 @@ static int64_t plan_conv(conv *c, const cpu_device *cpu, const iv_op_desc *d)
     set_sizes(c, d);
     c->in_bytes = (int64_t)iv_dtype_bytes(d->in[0].dtype);
     c->out_bytes = (int64_t)iv_dtype_bytes(d->out[0].dtype);
-    c->g.in = (iv__gemm_type)(gemm_types[d->in[0].dtype] - 1);
-    c->g.out = (iv__gemm_type)(gemm_types[d->out[0].dtype] - 1);
+    c->g.in = (iv__gemm_type)iv__cpu_type(d->in[0].dtype);
+    c->g.out = (iv__gemm_type)iv__cpu_type(d->out[0].dtype);
     c->g.batch = c->groups;
     c->g.segments = c->kind == WGRAD ? d->segments : 1;
     c->bias = d->n_in == 3;
@@ -378,10 +372,10 @@ static iv_status conv_prepare(void *dev, const iv_op_desc *d, void **out_prepare
 {
     const cpu_device *cpu = dev;
     conv sizes;
-    plan_conv(&sizes, cpu, d);
+    *out_scratch = plan_conv(&sizes, cpu, d);
     conv *c = malloc(sizeof(*c) + (size_t)table_size(&sizes) * sizeof(*c->tables));
     if (!c) return cpu->host->fail(IV_NO_MEMORY, "preparing a convolution");
-    *out_scratch = plan_conv(c, cpu, d);
+    *c = sizes;
     fill_tables(c);
     if (c->bias) {
         c->g.epilogue = add_bias;

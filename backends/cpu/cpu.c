@@ -163,7 +163,8 @@ static iv_status join_team_place(cpu_driver *d, const iv_cpu_place *p)
 static iv_status cpu_device_open(void *drv, int32_t index, void **out_dev)
 {
     cpu_driver *d = drv;
-    const int32_t n = d->n_places > 0 ? d->n_places : 1;
+    int32_t n;
+    (void)cpu_device_count(drv, &n);
     if (index < 0 || index >= n)
         return host->fail(IV_UNAVAILABLE, "opening cpu:%d: there are %d CPU devices", index, n);
     const iv_cpu_place *place = d->n_places > 0 ? &d->places[index] : NULL;
@@ -421,10 +422,8 @@ static const iv_impl *const *cpu_impls(void *dev, int32_t *out_n)
 static double cpu_peak_flops(void *dev, iv_dtype t)
 {
     const cpu_device *d = dev;
-    return iv__peak_flops(d->level, t == IV_F64    ? IV__GEMM_F64
-                                    : t == IV_BF16 ? IV__GEMM_BF16
-                                    : t == IV_F16  ? IV__GEMM_F16
-                                                   : IV__GEMM_F32);
+    const int type = iv__cpu_type(t);
+    return iv__peak_flops(d->level, type < 0 ? IV__GEMM_F32 : (iv__gemm_type)type);
 }
 
 static const iv_backend cpu_backend = {

@@ -3,6 +3,7 @@
 #define IV_BACKENDS_CPU_CPU_H
 
 #include "../../runtime/plugin.h"
+#include "gemm.h"
 #include "isa.h"
 #include "kernel.h"
 
@@ -34,6 +35,19 @@ typedef struct cpu_memory {
 static inline void *iv__cpu_ptr(iv_buffer b)
 {
     return b.mem ? ((cpu_memory *)b.mem)->ptr + b.offset : NULL;
+}
+
+/* The iv__gemm_type of an element type, by which tables of implementations are indexed; -1: none.
+ */
+static inline int iv__cpu_type(iv_dtype t)
+{
+    switch (t) {
+    case IV_F32: return IV__GEMM_F32;
+    case IV_F64: return IV__GEMM_F64;
+    case IV_BF16: return IV__GEMM_BF16;
+    case IV_F16: return IV__GEMM_F16;
+    default: return -1;
+    }
 }
 
 /* Whether the elements lie row-major without gaps. */

@@ -1,10 +1,11 @@
 /* gemm.c: blocking, threading and segments of the canonical matrix product; the arithmetic is in
  * gemm_kernels.inc.
  *
- *     task      one block of c, at most MAX_M x MAX_N, of one product of the batch; a thread's
- * share k-block   at most MAX_K packed k: pack a's part of the block once (it stays in the
- * second-level cache), then for each panel of b: pack it (it stays in the first level, being the
- * wider one), run all of a against it tile      mr x nr sums in registers
+ *     task      one block of c, at most MAX_M x MAX_N, of one product of the batch
+ *     k-block   at most MAX_K packed k: a's part of the block is packed once (it stays in the
+ *               second-level cache), then each panel of b is packed (it stays in the first
+ *               level, being the wider one) and all of a run against it
+ *     tile      mr x nr sums in registers
  *
  * The chain of an output element goes through the k-blocks in order; between them the tile's sums
  * wait in scratch ("state").  So blocking never changes a bit.

@@ -123,10 +123,11 @@ static void b_by_k(uint16_t *dst, const uint16_t *x, int64_t ws, int64_t ks, int
 static void gather(uint16_t tmp[K][T], const uint16_t *src, const iv__gemm_panel *q, int64_t w0,
                    int64_t n, int64_t k0, int64_t k)
 {
+    int64_t at[K];
+    for (int64_t j = 0; j < k; ++j) at[j] = iv__gemm_place_of(q->k_runs, q->k_stride, k0 + j).at;
     for (int64_t i = 0; i < n; ++i) {
         const uint16_t *x = src + iv__gemm_place_of(q->w_runs, q->w_stride, w0 + i).at;
-        for (int64_t j = 0; j < k; ++j)
-            tmp[j][i] = x[iv__gemm_place_of(q->k_runs, q->k_stride, k0 + j).at];
+        for (int64_t j = 0; j < k; ++j) tmp[j][i] = x[at[j]];
     }
 }
 

@@ -13,17 +13,6 @@ typedef struct gemm_call {
     const void *bias_data;
 } gemm_call;
 
-static int gemm_type(iv_dtype t)
-{
-    switch (t) {
-    case IV_F32: return IV__GEMM_F32;
-    case IV_F64: return IV__GEMM_F64;
-    case IV_BF16: return IV__GEMM_BF16;
-    case IV_F16: return IV__GEMM_F16;
-    default: return -1;
-    }
-}
-
 /* Dimensions [0, n) of t as one dimension: their product and stride; false if they do not merge. */
 static bool merged(const iv_tensor_desc *t, int32_t n, int64_t *count, int64_t *stride)
 {
@@ -45,8 +34,8 @@ static bool fill(const iv_op_desc *d, iv__gemm *g)
     int32_t ra = a->shape.rank, rb = b->shape.rank;
     bool ta = d->attr[0], tb = d->attr[1], shared = rb == 2 && ra > 2;
     int64_t nb, rows, stride;
-    *g = (iv__gemm){.in = (iv__gemm_type)gemm_type(a->dtype),
-                    .out = (iv__gemm_type)gemm_type(c->dtype),
+    *g = (iv__gemm){.in = (iv__gemm_type)iv__cpu_type(a->dtype),
+                    .out = (iv__gemm_type)iv__cpu_type(c->dtype),
                     .batch = 1,
                     .segments = d->segments};
     g->m = c->shape.dim[ra - 2];
@@ -72,8 +61,8 @@ static iv_status gemm_accepts(void *dev, const iv_op_desc *d)
 {
     const cpu_device *cpu = dev;
     iv__gemm g;
-    if (gemm_type(d->in[0].dtype) < 0 || d->in[0].dtype != d->in[1].dtype ||
-        gemm_type(d->out[0].dtype) < 0)
+    if (iv__cpu_type(d->in[0].dtype) < 0 || d->in[0].dtype != d->in[1].dtype ||
+        iv__cpu_type(d->out[0].dtype) < 0)
         return cpu->host->fail(IV_UNSUPPORTED, "types %s x %s", iv_dtype_name(d->in[0].dtype),
                                iv_dtype_name(d->in[1].dtype));
     if (!fill(d, &g))

@@ -27,8 +27,6 @@ typedef struct iv__pool_ops {
     void (*mean_grad)(const iv__pool *p, int64_t planes, const void *dy, void *dx, void *scratch);
 } iv__pool_ops;
 
-enum { IV__POOL_F32, IV__POOL_F64, IV__POOL_BF16, IV__POOL_F16, IV__POOL_TYPES };
-
 /* A row of lanes is a multiple of this. */
 enum { IV__POOL_LANES = 8 };
 
@@ -55,7 +53,7 @@ static inline int64_t iv__pool_scratch(const iv__pool *p)
     return ((rows > plane ? rows : plane) * 8 + 63) / 64 * 64;
 }
 
-/* By IV__POOL_ type. */
+/* By iv__gemm_type. */
 #if defined(__x86_64__)
 extern const iv__pool_ops iv__pool_ops_v2[], iv__pool_ops_v3[], iv__pool_ops_v4[];
 #else

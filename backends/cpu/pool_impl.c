@@ -81,18 +81,12 @@ static int kind_of(const char *op)
     return i;
 }
 
-/* IV__POOL_ type + 1; 0: none. */
-static const uint8_t types[IV_DTYPE_COUNT] = {[IV_F32] = IV__POOL_F32 + 1,
-                                              [IV_F64] = IV__POOL_F64 + 1,
-                                              [IV_BF16] = IV__POOL_BF16 + 1,
-                                              [IV_F16] = IV__POOL_F16 + 1};
-
 static iv_status pool_accepts(void *dev, const iv_op_desc *d)
 {
     const cpu_device *cpu = dev;
     const iv_tensor_desc *big = kinds[kind_of(d->op)].forward ? &d->in[0] : &d->out[0];
     iv_dtype t = d->in[0].dtype;
-    if (!types[t] || d->out[0].dtype != t)
+    if (iv__cpu_type(t) < 0 || d->out[0].dtype != t)
         return cpu->host->fail(IV_UNSUPPORTED, "types %s to %s", iv_dtype_name(t),
                                iv_dtype_name(d->out[0].dtype));
     for (int32_t i = 0; i < d->n_in; ++i)
@@ -122,7 +116,7 @@ static iv_status pool_prepare(void *dev, const iv_op_desc *d, void **out_prepare
     }
     c->planes = big[0] * big[1];
     c->elem_bytes = (int64_t)iv_dtype_bytes(d->in[0].dtype);
-    c->ops = &levels[cpu->level][types[d->in[0].dtype] - 1];
+    c->ops = &levels[cpu->level][iv__cpu_type(d->in[0].dtype)];
     c->scratch = iv__pool_scratch(&c->p);
     *out_scratch = c->scratch * cpu->threads;
     *out_prepared = c;

@@ -1,4 +1,5 @@
 /* pool_planes.c: see pool.h; compiled once per instruction level (IV__LEVEL). */
+#include "backends/cpu/gemm.h"
 #include "backends/cpu/pool.h"
 
 #include <string.h>
@@ -46,5 +47,8 @@
     {                                                                                              \
         max_##t, mean_##t, max_grad_##t, mean_grad_##t                                             \
     }
-const iv__pool_ops IV_CAT(iv__pool_ops_, IV__LEVEL)[IV__POOL_TYPES] = {
-    POOL_OPS(f32), POOL_OPS(f64), POOL_OPS(bf16), POOL_OPS(f16)};
+const iv__pool_ops IV_CAT(iv__pool_ops_,
+                          IV__LEVEL)[IV__GEMM_TYPES] = {[IV__GEMM_F32] = POOL_OPS(f32),
+                                                        [IV__GEMM_F64] = POOL_OPS(f64),
+                                                        [IV__GEMM_BF16] = POOL_OPS(bf16),
+                                                        [IV__GEMM_F16] = POOL_OPS(f16)};

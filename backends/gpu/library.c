@@ -65,15 +65,6 @@ static iv_status check_version(const iv_host *host, gpu_library *lib)
     return IV_OK;
 }
 
-iv_status iv__gpu_library_open(const iv_host *host, gpu_library *lib)
-{
-    iv_status s = open_any(host, lib);
-    if (s == IV_OK) s = find(host, lib, true);
-    if (s == IV_OK) s = check_version(host, lib);
-    if (s == IV_OK) s = find(host, lib, false);
-    return s;
-}
-
 /* A library finds its driver among those that it is linked to, or, if it opens it itself, by the
  * first of the driver's names.  Where that is not the driver in use, it would be handed streams and
  * memory of a driver that it does not know, and crash. */
@@ -87,6 +78,26 @@ static bool on_driver(const gpu_library *lib, const gpu_library *driver)
     return same;
 }
 
+/* driver: the one that it must work on; NULL: any. */
+static iv_status open_on(const iv_host *host, gpu_library *lib, const gpu_library *driver)
+{
+    iv_status s = open_any(host, lib);
+    if (s == IV_OK) s = find(host, lib, true);
+    if (s == IV_OK && driver && !on_driver(lib, driver))
+        s = host->fail(IV_UNAVAILABLE,
+                       "opening %s %s: it works on another driver than %s [hint: name one of "
+                       "this driver by %s]",
+                       lib->what, lib->path, driver->path, lib->env);
+    if (s == IV_OK) s = check_version(host, lib);
+    if (s == IV_OK) s = find(host, lib, false);
+    return s;
+}
+
+iv_status iv__gpu_library_open(const iv_host *host, gpu_library *lib)
+{
+    return open_on(host, lib, NULL);
+}
+
 iv_status iv__gpu_library_join(const iv_host *host, gpu_library *lib, const gpu_library *driver)
 {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -96,15 +107,7 @@ iv_status iv__gpu_library_join(const iv_host *host, gpu_library *lib, const gpu_
         /* One that counts as its driver does must not be of a later major version. */
         if (strcmp(lib->product, driver->product) == 0)
             lib->most = driver->version / 100 * 100 + 99;
-        s = open_any(host, lib);
-        if (s == IV_OK) s = find(host, lib, true);
-        if (s == IV_OK && !on_driver(lib, driver))
-            s = host->fail(IV_UNAVAILABLE,
-                           "opening %s %s: it works on another driver than %s [hint: name one of "
-                           "this driver by %s]",
-                           lib->what, lib->path, driver->path, lib->env);
-        if (s == IV_OK) s = check_version(host, lib);
-        if (s == IV_OK) s = find(host, lib, false);
+        s = open_on(host, lib, driver);
         if (s != IV_OK) lib->version = 0;
     }
     pthread_mutex_unlock(&lock);

@@ -3,8 +3,8 @@
  *
  *     if (excused(h->name, &h->info, "f64")) continue;
  *
- * `unsupported` is what a device may lack for good.  `not_yet` is what a backend still owes: there
- * is nothing in it now; an entry names a backend's tests until its code is there. */
+ * `unsupported` is what a device may lack for good.  `not_yet` is what backends still owe: nothing.
+ */
 #ifndef IV_TEST_EXCUSES_H
 #define IV_TEST_EXCUSES_H
 

@@ -13,8 +13,8 @@
 
 #include "backends/cpu/attention.h"
 #include "backends/cpu/isa.h"
-#include "backends/cpu/team.h"
 #include "standin/amx.h"
+#include "cpu_impl.h"
 #include "rnd.h"
 
 enum { BUFFERS = 10, OUT = 6, GUARD = 64 };
@@ -156,13 +156,6 @@ static void test_sizes(void **state)
                               .causal = i / 32,
                               .scale = 0.25});
     }
-}
-
-static int close_team(void **state)
-{
-    (void)state;
-    iv__team_close();
-    return 0;
 }
 
 int main(void)

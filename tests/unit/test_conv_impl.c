@@ -9,26 +9,13 @@
 #include <setjmp.h>
 #include <stdint.h>
 #include <cmocka.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "backends/cpu/cpu.h"
 #include "backends/cpu/gemm.h"
-#include "backends/cpu/team.h"
 
-static char message[256];
-
-static iv_status fail_text(iv_status code, const char *fmt, ...)
-{
-    va_list args;
-    va_start(args, fmt);
-    vsnprintf(message, sizeof(message), fmt, args);
-    va_end(args);
-    return code;
-}
-
-static const iv_host host = {.size = sizeof(host), .fail = fail_text};
+#include "cpu_impl.h"
+#include "rnd.h"
 
 /* Element types by iv__gemm_type. */
 static const iv_dtype dtypes[IV__GEMM_TYPES] = {IV_F32, IV_F64, IV_BF16, IV_F16};
@@ -43,14 +30,6 @@ typedef struct problem {
     uint8_t *src[3], *dst, *want;
     int64_t n_src[2], n_dst;
 } problem;
-
-static uint64_t seed = 12345;
-
-static int64_t rnd_to(int64_t lo, int64_t hi)
-{
-    seed = seed * 6364136223846793005u + 1442695040888963407u;
-    return lo + (int64_t)((seed >> 33) % (uint64_t)(hi - lo + 1));
-}
 
 /* Values with full mantissas, so that every change of order shows. */
 static void put(iv__gemm_type t, void *x, int64_t i)
@@ -189,12 +168,6 @@ static void solve(problem *p)
 }
 
 /* ---- the run ---- */
-
-static iv_tensor_desc tensor(iv_dtype t, int64_t a, int64_t b, int64_t c, int64_t d)
-{
-    return (iv_tensor_desc){
-        .dtype = t, .shape = {4, {a, b, c, d}}, .stride = {b * c * d, c * d, d, 1}};
-}
 
 static iv_op_desc describe(const problem *p)
 {
@@ -499,13 +472,6 @@ static void test_refusals(void **state)
     d = describe(&p);
     assert_int_equal(p.impl->accepts(&dev, &d), IV_UNSUPPORTED);
     assert_string_equal(message, "more than 2147483647 elements");
-}
-
-static int close_team(void **state)
-{
-    (void)state;
-    iv__team_close();
-    return 0;
 }
 
 int main(void)

@@ -14,8 +14,8 @@
 
 #include "backends/cpu/gemm.h"
 #include "backends/cpu/isa.h"
-#include "backends/cpu/team.h"
 #include "standin/amx.h"
+#include "cpu_impl.h"
 #include "rnd.h"
 
 static const int64_t widths[IV__GEMM_TYPES] = {4, 8, 2, 2};
@@ -667,13 +667,6 @@ static void test_runs(void **state)
         free((void *)(uintptr_t)p.g.a_k.at);
         problem_free(&p);
     }
-}
-
-static int close_team(void **state)
-{
-    (void)state;
-    iv__team_close();
-    return 0;
 }
 
 int main(void)

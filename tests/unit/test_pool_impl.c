@@ -9,26 +9,14 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "backends/cpu/cpu.h"
-#include "backends/cpu/team.h"
 #include "kernels/portable.h"
 
-static char message[256];
+#include "cpu_impl.h"
+#include "rnd.h"
 
-static iv_status fail_text(iv_status code, const char *fmt, ...)
-{
-    va_list args;
-    va_start(args, fmt);
-    vsnprintf(message, sizeof(message), fmt, args);
-    va_end(args);
-    return code;
-}
-
-static const iv_host host = {.size = sizeof(host), .fail = fail_text};
 static const iv_dtype dtypes[4] = {IV_F32, IV_F64, IV_BF16, IV_F16};
 
 enum { MAX, MEAN, MAX_GRAD, MEAN_GRAD };
@@ -40,14 +28,6 @@ typedef struct problem {
     double *big, *small; /* x and y, or dx and dy, as f64; grad: both are set by `solve` or given */
     int32_t *place;
 } problem;
-
-static uint64_t seed = 99;
-
-static int64_t rnd_to(int64_t lo, int64_t hi)
-{
-    seed = seed * 6364136223846793005u + 1442695040888963407u;
-    return lo + (int64_t)((seed >> 33) % (uint64_t)(hi - lo + 1));
-}
 
 /* x rounded to the type; f32 sums are taken in f32, as for the 16-bit types. */
 static double rounded(iv_dtype t, double x)
@@ -165,12 +145,6 @@ static const char *text_of(const problem *p, int level, int threads)
              (long long)p->k[1], (long long)p->s[0], (long long)p->s[1], (long long)p->p[0],
              (long long)p->p[1]);
     return text;
-}
-
-static iv_tensor_desc tensor(iv_dtype t, int64_t a, int64_t b, int64_t c, int64_t d)
-{
-    return (iv_tensor_desc){
-        .dtype = t, .shape = {4, {a, b, c, d}}, .stride = {b * c * d, c * d, d, 1}};
 }
 
 static iv_op_desc describe(const problem *p, const iv_impl *impl)
@@ -324,13 +298,6 @@ static void test_refusals(void **state)
     d = describe(&p, iv__cpu_pool_impls[MAX]);
     assert_int_equal(iv__cpu_pool_impls[MAX]->accepts(&dev, &d), IV_UNSUPPORTED);
     assert_string_equal(message, "planes of 50000 x 50000");
-}
-
-static int close_team(void **state)
-{
-    (void)state;
-    iv__team_close();
-    return 0;
 }
 
 int main(void)

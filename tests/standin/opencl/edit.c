@@ -1,10 +1,11 @@
 /* edit.c: in front of the OpenCL loader, which does all that is not here.
  *
- *   STANDIN_CL_FROM, STANDIN_CL_TO   the first occurrence of a text in each program becomes
- * another, so that a test can see a kernel that is wrong on purpose found STANDIN_CL_STORES writes,
- * fills and copies are done by a kernel.  Oclgrind 21.10 takes the rest of a buffer for
- * uninitialised when the host writes a part of it; what kernels store it follows STANDIN_CL_LOCAL
- * bytes of local memory that devices say they have */
+ *   STANDIN_CL_FROM     the first occurrence of this text in each program becomes
+ *   STANDIN_CL_TO       this one, so that a test can see a wrong kernel found
+ *   STANDIN_CL_STORES   a kernel does writes, fills and copies: where the host writes a part of
+ *                       a buffer, Oclgrind 21.10 takes the rest for uninitialised
+ *   STANDIN_CL_LOCAL    bytes of local memory that devices say they have
+ */
 #define CL_TARGET_OPENCL_VERSION 120
 #include <CL/cl.h>
 #include <dlfcn.h>
